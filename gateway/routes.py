@@ -48,6 +48,8 @@ _TABLE: dict[str, dict[str, str]] = {
     # POST with X-HTTP-Method-Override means PATCH or DELETE (tus 1.0.0, "Headers").
     "/file/tus/{id}": {"OPTIONS": UPLOAD, "HEAD": UPLOAD, "PATCH": UPLOAD, "POST": UPLOAD, "DELETE": UPLOAD},
     "/upload/{address}/stream": {"GET": STREAM, "HEAD": STREAM},
+    "/upload/{address}/media.m3u8": {"GET": STREAM, "HEAD": STREAM},
+    "/upload/{address}/media.mp4": {"GET": STREAM, "HEAD": STREAM},
     "/file/link": {"POST": UPLOAD},
     "/file/link/{id}": {"PATCH": UPLOAD, "DELETE": UPLOAD},
     "/auth/revocations": {"POST": UPLOAD},
@@ -73,6 +75,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "/live/{id}/media.m3u8": {"GET": STREAM, "HEAD": STREAM},
     "/live/{id}/{epoch}/init.mp4": {"GET": STREAM, "HEAD": STREAM},
     "/live/{id}/{epoch}/{number}.m4s": {"GET": STREAM, "HEAD": STREAM},
+    "/live/{id}/messages": {"GET": STREAM, "HEAD": STREAM, "POST": LIVE},
 }
 _ENDLESS_TEMPLATES = frozenset(
     {

@@ -1,6 +1,7 @@
 """Dumps the media database into a directory while the services run, and restores it: `backup.py dump|restore DIRECTORY`.
 
-The order makes an online dump complete. Live streams come first: the uploads to which they refer have these bytes then, or more.
+The order makes an online dump complete. Messages of live streams come first: their streams have counted them. Then streams: the
+uploads to which they refer have these bytes then, or more.
 Then `media`: every file that it references was stored completely before, and chunks that are replaced or deleted afterwards stay
 for the tombstone TTL. So the dump of chunks must begin and end within that TTL, or run while nothing is deleted: it counts the
 chunks and bytes of each file and fails where some are missing. A restore runs in the reverse order, so that no document
@@ -25,9 +26,9 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-COLLECTIONS = ("live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
+COLLECTIONS = ("live_messages", "live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
 """In the order of a dump."""
-NEWER_COLLECTIONS = frozenset({"revisions", "posters", "live", "live_segments"})
+NEWER_COLLECTIONS = frozenset({"revisions", "posters", "live", "live_segments", "live_messages"})
 """Missing in dumps of earlier versions."""
 TAIL_ATTEMPTS = 100
 """How often a document is read until the tails of its uploads are there."""

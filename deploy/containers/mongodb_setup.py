@@ -17,6 +17,8 @@ VAULT = Path("/vault")
 ROOT_PASSWORD_FILE = "mongo_root_password"  # noqa: S105  # the name of a file
 PENDING_ROOT_PASSWORD_FILE = f"{ROOT_PASSWORD_FILE}.wanted"
 DATABASE = "gridcast"
+LIVE_COLLECTIONS = ("live", "live_segments", "live_messages")
+"""What is known of live streams beside their bytes."""
 ROLES = {"upload": "readWrite", "stream": "read", "live": None}
 """The weakest role of MongoDB's own that each service works with, None for those that have privileges alone."""
 PRIVILEGES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -25,7 +27,7 @@ PRIVILEGES: dict[str, dict[str, tuple[str, ...]]] = {
     # As upload, but neither the endpoints of webhooks, whose secrets sign deliveries, nor what is revoked.
     "live": {
         **dict.fromkeys(
-            ("media", "fs.chunks", "fs.files", "posters", "revisions", "quotas", "live", "live_segments"),
+            ("media", "fs.chunks", "fs.files", "posters", "revisions", "quotas", *LIVE_COLLECTIONS),
             ("find", "insert", "update", "remove"),
         ),
         "revoked": ("find",),

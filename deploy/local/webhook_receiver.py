@@ -7,7 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from deploy.local.ports import HOST
-from services.upload.webhooks.signing import parse_secret, sign
+from services.common.webhooks.signing import parse_secret, sign
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 TOLERANCE_SECONDS = 300

@@ -1,5 +1,7 @@
 // The view of the files: the way to the folder, search, folders, the list. Events change single rows.
 import { events, files, tokenListeners } from "./app.js";
+import { createCameraButton } from "./camera_button.js";
+import { createAskButton } from "./ask_button.js";
 import { choices, debounced, el, perFrame, setText } from "./dom.js";
 import { FileModel } from "./file_model.js";
 import { createRow, updateRow } from "./file_row.js";
@@ -23,7 +25,7 @@ export class FilesView {
   #grid = choices.get("layout") === "grid";
   #allFolders = false;
 
-  /** @param {{ choose: () => void, chooseFolder: () => void }} upload */
+  /** @param {{ choose: () => void, chooseFolder: () => void, take: (file: File) => void }} upload */
   constructor(upload) {
     this.model = new FileModel(files, () => this.#show());
     this.folders = new Folders(() => this.#showFolders());
@@ -75,7 +77,7 @@ export class FilesView {
   #count = el("p", { class: "soft small", role: "status" });
   #fresh = el("button", { class: "button primary small fresh", hidden: true, onclick: () => this.#showFresh() });
 
-  #build({ choose, chooseFolder }) {
+  #build({ choose, chooseFolder, take }) {
     this.input = el("input", { class: "input", type: "search", placeholder: "Search all files", "aria-label": "Search all files", autocomplete: "off", spellcheck: false, maxlength: 255 });
     const type = debounced(() => change({ q: this.input.value }, { replace: true }), TYPING);
     this.input.addEventListener("input", type);
@@ -91,7 +93,7 @@ export class FilesView {
     this.layouts = { list: layout("list", "List"), grid: layout("grid", "Grid") };
     const upload = el("button", { class: "button primary upload-button", onclick: choose }, icon("upload"), el("span", { text: "Upload" }));
     const uploadFolder = el("button", { class: "button upload-folder", title: "Upload a folder", "aria-label": "Upload a folder", onclick: chooseFolder }, icon("folderUp"));
-    const toolbar = el("div", { class: "toolbar" }, el("div", { class: "search" }, icon("search"), this.input), el("div", { class: "segmented", role: "group", "aria-label": "Layout" }, this.layouts.list, this.layouts.grid), el("div", { class: "upload-buttons-pair" }, upload, uploadFolder));
+    const toolbar = el("div", { class: "toolbar" }, el("div", { class: "search" }, icon("search"), this.input), el("div", { class: "segmented", role: "group", "aria-label": "Layout" }, this.layouts.list, this.layouts.grid), el("div", { class: "upload-buttons-pair" }, upload, uploadFolder, createCameraButton(take), createAskButton(() => this.#folder)));
     const heading = el("h1", { class: "sr", text: "Files" });
     this.element = el("section", { class: "view" }, heading, el("div", { class: "files-head" }, this.#crumbs, toolbar), this.#tiles, el("div", { class: "list-bar" }, this.#count, this.sort, this.selection.element), this.#fresh, this.#list, this.#state);
     this.#rows = new WindowList(this.#list, {

@@ -25,10 +25,17 @@ const present = () => {
   const { view, folder } = parse(location.hash);
   return view === "files" ? folder : "";
 };
-const intake = createIntake({ folder: present, add: (entries) => panel.add(entries) });
+/** Whether this window is that of someone who was asked for a file, and has a link in place of a token. */
+const isGuest = () => parse(location.hash).view === "send";
+const intake = createIntake({
+  folder: present,
+  place: () => (isGuest() ? "" : ` to ${present() || "All files"}`),
+  add: (entries) => (isGuest() ? sendView.take(entries) : panel.add(entries)),
+});
 const filesView = new FilesView(intake);
 const liveView = new LazyView("Live", async () => new (await import("./live_view.js")).LiveView(), "/page/live.css");
-const views = { files: filesView, live: liveView, sockets: new SocketsView(), operations: new OperationsView() };
+const sendView = new LazyView("Send a file", async () => new (await import("./send_view.js")).SendView(intake), "/page/send.css");
+const views = { files: filesView, live: liveView, sockets: new SocketsView(), operations: new OperationsView(), send: sendView };
 const player = new Player({ find: (path) => filesView.model.find(path), neighbours: (path) => filesView.neighbours(path) });
 filesView.onChanged = () => player.showNeighbours();
 player.onClosed = (path) => [...document.querySelectorAll(".file")].find((row) => row.dataset.path === path)?.querySelector(".file-open").focus();
@@ -105,8 +112,10 @@ let shown = null;
 
 function route() {
   const asked = parse(location.hash);
-  const name = asked.view in VIEWS ? asked.view : "files";
+  const name = asked.view in views ? asked.view : "files";
   const view = views[name];
+  document.documentElement.classList.toggle("guest", name === "send");
+  if (name !== "send") begin();
   if (shown !== view) {
     shown?.hide?.();
     main.replaceChildren(view.element);
@@ -130,6 +139,7 @@ addEventListener("hashchange", route);
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (isGuest() && event.key !== "u") return;
   const acts = {
     "/": () => ((location.hash = parse(location.hash).view === "files" ? location.hash : link("files")), filesView.focusSearch()),
     u: () => intake.choose(),
@@ -141,6 +151,13 @@ addEventListener("keydown", (event) => {
   acts[event.key]();
 });
 
+let begun = false;
+/** What needs more rights than a link has. */
+function begin() {
+  if (begun) return;
+  begun = true;
+  events.connect();
+  void panel.restore();
+}
+
 route();
-events.connect();
-void panel.restore();

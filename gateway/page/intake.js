@@ -10,10 +10,10 @@ const JUNK = /^(\.DS_Store|Thumbs\.db|desktop\.ini)$/i;
 
 /**
  * Hear of files that come to the page.
- * @param {{ folder: () => string, add: (entries: { file: File, folder: string, filename?: string }[]) => void }} options
- * @returns {{ choose: () => void, chooseFolder: () => void, element: HTMLElement }}
+ * @param {{ folder: () => string, place: () => string, add: (entries: { file: File, folder: string, filename?: string }[]) => void }} options
+ * @returns {{ choose: () => void, chooseFolder: () => void, take: (file: File) => void, element: HTMLElement }}
  */
-export function createIntake({ folder, add: enqueue }) {
+export function createIntake({ folder, place: placeName, add: enqueue }) {
   const add = async (entries) => {
     const most = await maxFileSize();
     const fit = entries.filter(({ file }) => file.size <= most);
@@ -34,12 +34,12 @@ export function createIntake({ folder, add: enqueue }) {
     folderInput.value = "";
   };
   const place = el("strong");
-  const overlay = el("div", { class: "drop", hidden: true, "aria-hidden": true }, el("div", {}, icon("upload"), el("p", {}, "Drop to upload to ", place)));
+  const overlay = el("div", { class: "drop", hidden: true, "aria-hidden": true }, el("div", {}, icon("upload"), el("p", {}, "Drop to upload", place)));
   const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
   let depth = 0; // dragenter and dragleave come for each element
   const show = (on) => {
     overlay.hidden = !on;
-    if (on) place.textContent = folder() || "All files";
+    if (on) place.textContent = placeName();
   };
   addEventListener("dragenter", (event) => {
     if (!hasFiles(event)) return;
@@ -74,7 +74,7 @@ export function createIntake({ folder, add: enqueue }) {
     // Pictures from the clipboard are all named alike.
     void add(pasted.map((file, index) => ({ file, folder: folder(), ...(/^image\.\w+$/.test(file.name) ? { filename: `Pasted ${now}${index ? ` ${index + 1}` : ""}.${file.name.split(".").pop()}` } : {}) })));
   });
-  return { choose: () => input.click(), chooseFolder: () => folderInput.click(), element: el("div", {}, input, folderInput, overlay) };
+  return { choose: () => input.click(), chooseFolder: () => folderInput.click(), take: (file) => void add([{ file, folder: folder() }]), element: el("div", {}, input, folderInput, overlay) };
 }
 
 /** The files of a drop, with the folders that they were in. */

@@ -27,6 +27,11 @@ export class LazyView {
     return undefined;
   }
 
+  /** Files that come to the page while this view is shown. */
+  take(entries) {
+    this.#view?.take?.(entries);
+  }
+
   hide() {
     this.#asked = null;
     this.#view?.hide?.();

@@ -54,6 +54,7 @@ export class LivePlayer {
     const button = (name, label, act, properties = {}) => el("button", { class: "icon-button", type: "button", "aria-label": label, title: label, onclick: act, ...properties }, icon(name));
     this.video = el("video", { playsinline: true, tabindex: 0, "aria-label": "Picture of the stream" });
     this.message = el("p", { class: "live-message", role: "status" });
+    this.over = el("div", { class: "live-over" }); // what others show over the picture
     this.play = button("play", "Play", () => this.#toggle());
     this.start = button("rewind", "Back to the start", () => this.#to(this.#source?.range?.start ?? 0));
     this.mute = button("volume", "Mute", () => (this.video.muted = !this.video.muted));
@@ -63,7 +64,7 @@ export class LivePlayer {
     this.live = el("button", { class: "live-button", type: "button", onclick: () => this.toEdge() }, el("span", { class: "dot" }), "Live");
     this.place.addEventListener("input", () => this.#to(Number(this.place.value)));
     this.controls = el("div", { class: "live-controls", role: "group", "aria-label": "Player" }, this.play, this.start, this.place, this.time, this.live, this.mute, this.full);
-    this.element = el("div", { class: "live-player" }, el("div", { class: "live-stage" }, this.video, this.message), this.controls);
+    this.element = el("div", { class: "live-player" }, el("div", { class: "live-stage" }, this.video, this.message, this.over), this.controls);
     for (const type of ["play", "pause", "volumechange", "timeupdate", "waiting", "playing"]) this.video.addEventListener(type, () => this.#show());
     this.video.addEventListener("click", () => this.#toggle());
     this.element.addEventListener("keydown", (event) => this.#keys(event));
@@ -73,6 +74,11 @@ export class LivePlayer {
 
   get isOpen() {
     return this.#source !== null;
+  }
+
+  /** Where it is in the stream, in seconds; NaN while nothing can be played. */
+  get time() {
+    return this.#source?.range && this.video.readyState > 0 ? this.video.currentTime : NaN;
   }
 
   /** Say something in place of the picture. */

@@ -6,6 +6,7 @@ import { el, setText } from "./dom.js";
 import { empty } from "./files_view.js";
 import { clock, count, moment, size, span, words } from "./format.js";
 import { icon } from "./icons.js";
+import { LiveMessages } from "./live_messages.js";
 import { LivePlayer } from "./live_player.js";
 import { live, LiveStudio } from "./live_studio.js";
 import { link, pathOf } from "./router.js";
@@ -36,6 +37,8 @@ export class LiveView {
   constructor() {
     this.studio = new LiveStudio({ changed: () => this.#studioChanged() });
     this.player = new LivePlayer();
+    this.messages = new LiveMessages(this.player.video);
+    this.player.over.append(this.messages.list);
     this.go = el("button", { class: "button primary", onclick: () => this.studio.open() }, icon("video"), "Go live");
     this.state = el("div");
     this.list = el("ul", { class: "live-list" });
@@ -48,7 +51,7 @@ export class LiveView {
     this.watchFailed = el("p", { class: "notice error", role: "alert", hidden: true });
     this.watchActs = el("div", { class: "live-acts" });
     const close = el("a", { class: "icon-button", href: link("live"), "aria-label": "Close", title: "Close" }, icon("close"));
-    this.watch = el("section", { class: "card watch", "aria-labelledby": "watch-title", hidden: true }, el("div", { class: "watch-head" }, this.watchTitle, this.watchState, this.watchViewers, close), this.watchFailed, this.player.element, this.watchMeta, this.watchActs);
+    this.watch = el("section", { class: "card watch", "aria-labelledby": "watch-title", hidden: true }, el("div", { class: "watch-head" }, this.watchTitle, this.watchState, this.watchViewers, close), this.watchFailed, this.player.element, this.messages.form, this.watchMeta, this.watchActs);
     this.element = el("section", { class: "view live" }, el("div", { class: "view-head" }, el("h1", { text: "Live" }), this.go), this.studio.element, this.watch, this.streams);
     tokenListeners.add(() => this.#shown && (this.#reopen(), this.#read()));
     document.addEventListener("visibilitychange", () => this.#schedule(0));
@@ -75,6 +78,7 @@ export class LiveView {
     this.#unwatch();
     this.#unwatch = () => {};
     this.player.close();
+    this.messages.close();
     this.#id = id;
     this.#watched = null;
     this.watch.hidden = !id;
@@ -101,6 +105,7 @@ export class LiveView {
   #cannotWatch(text) {
     if (this.#watched) return; // it plays, and events come again by themselves
     this.player.close();
+    this.messages.close();
     this.player.element.hidden = true;
     setText(this.watchTitle, "This stream cannot be watched");
     setText(this.watchFailed, text);
@@ -117,6 +122,7 @@ export class LiveView {
     this.#watched = state;
     this.#play(state);
     this.player.update(state, before);
+    this.messages.update(state);
     setText(this.watchTitle, nameOf(state));
     this.#titlePage();
     const [colour, text] = stateOf(state);
@@ -136,7 +142,10 @@ export class LiveView {
     if (this.player.isOpen) return;
     if (state.state === "waiting") this.player.say("Waits for the first seconds of the stream…");
     else if (state.state === "ended" && !state.file) this.player.say("Nothing was recorded of this stream.");
-    else this.player.open(live.playlistAddress(state), { ended: state.state === "ended" });
+    else {
+      this.player.open(live.playlistAddress(state), { ended: state.state === "ended" });
+      this.messages.open(state.id, () => this.player.time);
+    }
   }
 
   #titlePage() {

@@ -9,8 +9,10 @@ import { Shares } from "./shares.js";
 
 const LIVES = { 3600: "1 hour", 86400: "1 day", 259200: "3 days", 604800: "7 days" };
 
-let shares;
-const made = () => (shares ??= new Shares(links, storage()));
+let made;
+
+/** The links of this window. */
+export const shares = () => (made ??= new Shares(links, storage()));
 
 function storage() {
   try {
@@ -33,9 +35,15 @@ function withoutToken(file) {
   return [el("p", { class: "soft", text }), addressLine(pathAddress(file))];
 }
 
-function withToken(file) {
+/** A choice of how long a link lives, in seconds. @returns {[HTMLSelectElement, HTMLElement]} */
+export function lifeField() {
   const life = el("select", { class: "input", "aria-label": "Valid for" }, Object.entries(LIVES).map(([value, label]) => el("option", { value, text: label })));
   life.value = "86400";
+  return [life, el("label", { class: "field" }, el("span", { text: "Valid for" }), life)];
+}
+
+function withToken(file) {
+  const [life, lifePlace] = lifeField();
   const follow = el("input", { type: "checkbox", class: "check" });
   const act = el("button", { class: "button primary" }, icon("link"), "Make a link");
   const result = el("div", { class: "stack", role: "status" });
@@ -44,7 +52,7 @@ function withToken(file) {
     "form",
     { class: "dialog-form" },
     el("p", { class: "soft", text: "Everyone with the link can see and download this file until it ends or is revoked, without a token." }),
-    el("div", { class: "share-form" }, el("label", { class: "field" }, el("span", { text: "Valid for" }), life), act),
+    el("div", { class: "share-form" }, lifePlace, act),
     el("label", { class: "inline small" }, follow, "Also for later versions of this file"),
   );
   form.onsubmit = async (event) => {
@@ -52,20 +60,21 @@ function withToken(file) {
     if (act.disabled) return;
     act.disabled = true;
     try {
-      const one = await made().make(file, Number(life.value), follow.checked);
+      const one = await shares().make(file, Number(life.value), follow.checked);
       result.replaceChildren(addressLine(one.address));
-      showList(list);
+      showList(list, "get");
       void copy(one.address, "Link");
     } catch (error) {
       result.replaceChildren(el("p", { class: "notice error", role: "alert", text: words(error) }));
     }
     act.disabled = false;
   };
-  showList(list);
+  showList(list, "get");
   return [form, result, list];
 }
 
-function addressLine(address) {
+/** An address to be copied. */
+export function addressLine(address) {
   const field = el("input", { class: "input mono", readonly: true, "aria-label": "Link" });
   field.value = address;
   field.addEventListener("focus", () => {
@@ -75,8 +84,9 @@ function addressLine(address) {
   return el("div", { class: "share-line" }, field, el("button", { class: "button", type: "button", onclick: () => copy(address, "Link") }, icon("copy"), "Copy"));
 }
 
-function showList(place) {
-  const all = made().all;
+/** Show the links of one kind that were made in this window. */
+export function showList(place, wanted) {
+  const all = shares().all.filter(({ kind }) => kind === wanted);
   place.hidden = all.length === 0;
   const rows = all.map((one) => {
     const ends = `ends in ${span(one.expires_at - Date.now() / 1000)}`;
@@ -85,9 +95,9 @@ function showList(place) {
     revoke.onclick = async () => {
       revoke.disabled = true;
       try {
-        await made().revoke(one);
+        await shares().revoke(one);
         toast("The link is revoked.");
-        showList(place);
+        showList(place, wanted);
       } catch (error) {
         revoke.disabled = false;
         toast(words(error), { error: true });

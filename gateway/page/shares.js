@@ -7,7 +7,7 @@ export class Shares {
   #links;
   #storage;
   #now;
-  /** @type {{ id: string, folder: string, filename: string, expires_at: number, address: string | null }[]} newest first */
+  /** @type {{ id: string, kind: "get" | "put", folder: string, filename: string, expires_at: number, address: string | null }[]} newest first */
   #made;
 
   /**
@@ -30,9 +30,23 @@ export class Shares {
 
   /** Make one, and return it. `life` in seconds; `follow`: it reads later versions of the file, too. */
   async make({ folder, filename }, life, follow) {
-    const [link] = await this.#links.make([{ folder, filename, expiresIn: life, follow }]);
+    return this.#keep("get", { folder, filename, expiresIn: life, follow }, (link) => this.#links.address(link));
+  }
+
+  /**
+   * Make one that uploads one file under this name.
+   * @param {{ maxSize?: number, mediaTypes?: string[] }} limits
+   * @param {(link: import("/client/index.js").FileLink) => string} addressOf where the page is that uploads by it
+   */
+  async ask({ folder, filename }, life, limits, addressOf) {
+    return this.#keep("put", { kind: "put", folder, filename, expiresIn: life, ...limits }, addressOf);
+  }
+
+  async #keep(kind, wanted, addressOf) {
+    const { folder, filename } = wanted;
+    const [link] = await this.#links.make([wanted]);
     const { id, expires_at } = link;
-    const made = { id, folder, filename, expires_at, address: this.#links.address(link) };
+    const made = { id, kind, folder, filename, expires_at, address: addressOf(link) };
     this.#made = [made, ...this.all].slice(0, MAX);
     this.#write();
     return made;
@@ -49,7 +63,7 @@ export class Shares {
   #read() {
     try {
       const kept = JSON.parse(this.#storage.getItem(KEY) ?? "[]");
-      return kept.map(({ id, folder, filename, expires_at }) => ({ id, folder, filename, expires_at, address: null }));
+      return kept.map(({ id, kind = "get", folder, filename, expires_at }) => ({ id, kind, folder, filename, expires_at, address: null }));
     } catch {
       return [];
     }

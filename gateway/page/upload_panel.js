@@ -8,6 +8,7 @@ import { frameOf, smallCover } from "./frames.js";
 import { icon } from "./icons.js";
 import { pathOf } from "./router.js";
 import { share } from "./share_dialog.js";
+import { canRename, editName, partsOf } from "./upload_name.js";
 import { ACTIVE, asks, createUploadRow, updateUploadRow } from "./upload_row.js";
 
 const LISTED = 100; // rows of a queue that may be long
@@ -15,7 +16,7 @@ const POSTER_EDGE = 640; // pixels
 const DONE = 8_000; // milliseconds after which the card folds, when all is stored and no one looks at it
 
 export class UploadPanel {
-  /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, address: string, keepBoth: () => void }>} */
+  /** @type {Map<object, { upload: object, file: File, row: HTMLElement | null, received: number, verifying: boolean, address: string, endNaming: (() => void) | null, keepBoth: () => void, rename: () => void }>} */
   #items = new Map();
   /** Begun before this page was loaded, by path. */
   #unfinished = new Map();
@@ -99,11 +100,13 @@ export class UploadPanel {
   #add(file, options) {
     const known = this.#match(file);
     const upload = uploads.add(file, known ? { ...options, folder: known.folder, filename: known.filename } : options);
-    if (this.#items.has(upload)) return;
-    this.#items.set(upload, { upload, file, row: null, received: 0, verifying: false, address: "", keepBoth: () => this.#keepBoth(upload, file) });
+    if (this.#items.has(upload)) return this.#items.get(upload);
+    const added = { upload, file, row: null, received: 0, verifying: false, address: "", endNaming: null, keepBoth: () => this.#keepBoth(added), rename: () => this.#rename(added) };
+    this.#items.set(upload, added);
     upload.onChange((snapshot) => {
       const item = this.#items.get(upload);
       if (item && snapshot.state !== "sending") item.verifying = false;
+      if (item?.endNaming && !canRename(snapshot)) item.endNaming();
       if (snapshot.state === "stored") {
         this.#said.textContent = `${snapshot.filename} is stored.`;
         void makePoster(file, snapshot);
@@ -111,6 +114,7 @@ export class UploadPanel {
       if (snapshot.state === "failed") this.#said.textContent = `${snapshot.filename} was not uploaded. ${words(snapshot.error)}`;
       this.#render();
     });
+    return added;
   }
 
   /** The upload of before that a chosen file continues. */
@@ -155,7 +159,7 @@ export class UploadPanel {
   #createRow(item) {
     const { upload, file } = item;
     const act = (work) => () => (work(), this.#show());
-    return createUploadRow(file, { pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => this.#share(item)), cancel: act(() => this.#cancel(upload)) });
+    return createUploadRow(file, { rename: item.rename, pause: act(() => upload.pause()), resume: act(() => upload.resume()), retry: act(() => upload.resume()), share: act(() => this.#share(item)), cancel: act(() => this.#cancel(upload)) });
   }
 
   #share({ upload, address }) {
@@ -163,12 +167,40 @@ export class UploadPanel {
     else void copy(new URL(address, location.href).href, "Link that plays while the upload goes on");
   }
 
-  #keepBoth(upload, file) {
-    const [, stem, extension] = /^(.*?)(\.[^.]*)?$/s.exec(upload.filename);
+  #keepBoth(item) {
+    const [stem, extension] = partsOf(item.upload.filename);
     const number = Number(/ \((\d+)\)$/.exec(stem)?.[1] ?? 1) + 1;
-    this.#forget(upload);
-    this.#add(file, { folder: upload.folder, filename: `${stem.replace(/ \(\d+\)$/, "")} (${number})${extension ?? ""}` });
+    this.#replace(item, `${stem.replace(/ \(\d+\)$/, "")} (${number})${extension}`);
     this.#show();
+  }
+
+  /** Ask for another name. What waits for its turn stays where it is until there is an answer. */
+  #rename(item) {
+    const { upload, row } = item;
+    if (item.endNaming || !canRename(upload.snapshot)) return;
+    const waited = upload.state === "waiting";
+    if (waited) upload.pause();
+    this.#show();
+    item.endNaming = editName(row, upload.filename, (name) => {
+      item.endNaming = null;
+      if (name === null && waited) upload.resume();
+      const stays = !waited && upload.state === "paused"; // a person has paused it
+      const shown = name === null ? item : this.#replace(item, name);
+      if (stays) shown.upload.pause();
+      this.#show();
+      shown.row?.querySelector(".upload-buttons button:not([hidden]), .upload-state button")?.focus();
+    });
+  }
+
+  /** Upload the same file under another name; its row stays where it was. */
+  #replace(item, filename) {
+    const { upload, file, row } = item;
+    const after = row?.nextSibling ?? null;
+    this.#forget(upload);
+    const added = this.#add(file, { folder: upload.folder, filename });
+    added.row ??= this.#createRow(added);
+    this.#list.insertBefore(added.row, after?.parentElement === this.#list ? after : null);
+    return added;
   }
 
   #cancel(upload) {

@@ -4,9 +4,10 @@ import { rate, size, span, words } from "./format.js";
 import { icon } from "./icons.js";
 import { isPicture } from "./kinds.js";
 import { link, pathOf } from "./router.js";
+import { canRename } from "./upload_name.js";
 
 export const ACTIVE = ["waiting", "sending", "retrying"];
-const ICONS = { pause: "pause", resume: "play", retry: "retry", share: "link", cancel: "close" };
+const ICONS = { rename: "rename", pause: "pause", resume: "play", retry: "retry", share: "link", cancel: "close" };
 const MAX_PICTURE = 12 * 1024 * 1024; // bytes: a larger one is not decoded for a small picture
 
 /** Whether it stopped because its name is taken, which is a question and no error. */
@@ -14,7 +15,7 @@ export const asks = ({ state, error }) => state === "failed" && error?.status ==
 
 /**
  * @param {File} file
- * @param {{ pause: () => void, resume: () => void, retry: () => void, share: () => void, cancel: () => void }} acts
+ * @param {{ rename: () => void, pause: () => void, resume: () => void, retry: () => void, share: () => void, cancel: () => void }} acts
  */
 export function createUploadRow(file, acts) {
   const button = (name) => el("button", { class: "icon-button", hidden: true, data: { act: name } }, icon(ICONS[name]));
@@ -28,9 +29,14 @@ export function createUploadRow(file, acts) {
   for (const [name, act] of Object.entries(acts)) {
     row.querySelector(`[data-act=${name}]`).addEventListener("click", () => {
       act();
-      row.querySelector(".upload-buttons button:not([hidden])")?.focus();
+      if (name !== "rename") row.querySelector(".upload-buttons button:not([hidden])")?.focus();
     });
   }
+  row.addEventListener("keydown", (event) => {
+    if (event.key !== "F2") return;
+    event.preventDefault();
+    acts.rename();
+  });
   return row;
 }
 
@@ -45,10 +51,11 @@ function picture(file) {
 
 /**
  * Show the present state; changes only what differs.
- * @param {{ received: number, verifying: boolean, address: string, keepBoth: () => void }} more what the server has said, an address that
- *   plays before the end of the upload, and the answer to a taken name
+ * @param {{ received: number, verifying: boolean, address: string, endNaming: (() => void) | null, keepBoth: () => void, rename: () => void }} more
+ *   what the server has said, an address that plays before the end of the upload, what ends the renaming that is under way, and the
+ *   answers to a taken name
  */
-export function updateUploadRow(row, snapshot, { received, verifying, address, keepBoth }) {
+export function updateUploadRow(row, snapshot, { received, verifying, address, endNaming, keepBoth, rename }) {
   const { state, sent, stored, size: bytes, rate: speed, secondsLeft, error, folder, filename } = snapshot;
   const find = (selector) => row.querySelector(selector);
   const name = find(".upload-name");
@@ -67,6 +74,10 @@ export function updateUploadRow(row, snapshot, { received, verifying, address, k
       button.title = label;
     }
   }
+  const another = find("[data-act=rename]");
+  another.hidden = taken || !canRename(snapshot);
+  setAttribute(another, "aria-label", `Rename ${filename}`);
+  another.title = "Rename (F2)";
   const share = find("[data-act=share]");
   share.hidden = state !== "stored" && (!address || ![...ACTIVE, "paused"].includes(state));
   setAttribute(share, "aria-label", state === "stored" ? `Share ${filename}` : `Copy a link that plays ${filename} already`);
@@ -84,7 +95,7 @@ export function updateUploadRow(row, snapshot, { received, verifying, address, k
     waiting: () => "Waits for the others",
     sending: () => (verifying ? `${size(bytes)} received, being stored safely` : [`${size(Math.max(sent, has))} of ${size(bytes)}`, speed ? rate(speed) : "", secondsLeft === null ? "" : `${span(secondsLeft)} left`].filter(Boolean).join(" · ")),
     retrying: () => `Waits for the network, then goes on. The server has ${size(has)} of ${size(bytes)}`,
-    paused: () => `Paused. The server has ${size(has)} of ${size(bytes)}`,
+    paused: () => (endNaming ? "Waits for its name" : `Paused. The server has ${size(has)} of ${size(bytes)}`),
     stored: () => `Stored${place} · ${size(bytes)}`,
     cancelled: () => "Cancelled",
     failed: () => (error ? words(error) : ""),
@@ -95,6 +106,6 @@ export function updateUploadRow(row, snapshot, { received, verifying, address, k
     setText(shown, texts[state]());
   } else if (!shown.dataset.asks) {
     shown.dataset.asks = "yes";
-    shown.replaceChildren(`“${filename}” is already there${place}. `, el("button", { class: "link-button", text: "Keep both", onclick: keepBoth }), " ", el("a", { class: "small", href: link("files", folder, { info: pathOf({ folder, filename }) }), text: "Show it" }));
+    shown.replaceChildren(`“${filename}” is already there${place}. `, el("button", { class: "link-button", text: "Keep both", onclick: keepBoth }), " ", el("button", { class: "link-button", text: "Rename", onclick: rename }), " ", el("a", { class: "small", href: link("files", folder, { info: pathOf({ folder, filename }) }), text: "Show it" }));
   }
 }

@@ -5,6 +5,7 @@ Bodies stream in both directions. This module decides which requests may be retr
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Never, cast
 
 from gateway.forwarded import Client
@@ -275,7 +276,8 @@ class ReverseProxy:
             retryable=safe and body is None,
             client_connection=connection,
         )
-        self._monitor.add(exchange, connection.peer_disconnected, request.upstream_unresponsive)
+        peer_disconnected = connection.peer_disconnected if safe else partial(_has_left_request, exchange, connection)
+        self._monitor.add(exchange, peer_disconnected, request.upstream_unresponsive)
         try:
             await send_with_retries(pool, request, self._loop.time)
         except asyncio.CancelledError:
@@ -289,6 +291,11 @@ class ReverseProxy:
             ) from error
         finally:
             self._monitor.remove(exchange)
+
+
+def _has_left_request(exchange: ProxyExchange, connection: ConnectionInfo) -> bool:
+    """Whether the client has gone inside of a request that changes something; one that is complete is carried out."""
+    return not exchange.request_complete and connection.peer_disconnected()
 
 
 def _is_upstream_fault(error: BaseException, abort_reason: GridcastError | ClientDisconnected | None) -> bool:

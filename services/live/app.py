@@ -26,12 +26,14 @@ from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
 from services.common.web.status import add_status_route
-from services.live.endpoints import control, ingest
+from services.common.webhooks.upload_hook import UploadHook
+from services.live.endpoints import control, ingest, messages
 from services.live.endpoints.dependencies import LiveContext
 from services.live.idle_streams import IdleStreams
 from services.live.intake import IntakeRules
 from services.live.live_events import LiveEvents
 from services.live.live_streams import LiveStreams
+from services.live.messages import TimedMessages
 from services.live.paced_rehash import PacedRehash
 from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
@@ -85,6 +87,7 @@ def create_app(
     add_status_route(app, checks)
     app.include_router(control.router)
     app.include_router(ingest.router)
+    app.include_router(messages.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app))
     return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)
@@ -100,6 +103,8 @@ async def _lifespan(
     app.state.store = store.uploads
     async with EventPublisher.from_url(settings.redis_url.get_secret_value(), "/live") as publisher:
         stores = LiveStores(store.uploads, store.live, store.growing, store.reader)
+        hook_endpoint = settings.hook_endpoint()
+        hook = None if hook_endpoint is None else UploadHook(hook_endpoint)
         events = LiveEvents(publisher)
         # Events of files have one source, whichever service has made them: the upload service publishes what is left over.
         outbox = OutboxPublisher(store.uploads, EventPublisher(publisher.redis, "/upload"))
@@ -134,9 +139,11 @@ async def _lifespan(
                 IntakeRules(settings.live_interrupted_after),
                 process.stopping,
             ),
+            messages=TimedMessages(store.messages, publisher, settings.live_max_messages),
             limiter=process.limiter,
             disk_space=disk_space,
             sids=None if auth is None else auth.sids,
+            hook=hook,
         )
         idle = IdleStreams(store.live, ender, events, settings.live_interrupted_after, settings.live_token_ttl)
         work = (
@@ -164,6 +171,8 @@ async def _lifespan(
             if auth is not None:
                 await auth.aclose()
             await cancel_and_wait(*tasks)
+            if hook is not None:
+                await hook.aclose()
             await events.aclose()
             await outbox.aclose()
             await store.aclose()

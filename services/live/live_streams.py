@@ -14,6 +14,8 @@ from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import MAX_LISTED_STREAMS, LiveState, LiveStream, NewStream
 from services.common.store.upload_store import NewUpload
 from services.common.uploads.cleanup import CleanupRunner
+from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer
+from services.live.hook_answers import encode_limits
 from services.live.intake import describe_media
 from services.live.publish_token import digest_token, make_token
 from services.live.stream_ending import describe_file
@@ -28,7 +30,7 @@ UNENDED: tuple[LiveState, ...] = ("waiting", "live", "interrupted")
 
 @dataclass(frozen=True, slots=True)
 class WantedStream:
-    """What a caller asks for. `window`, `grace` in seconds, `target` in whole seconds."""
+    """What a caller asks for. `window`, `grace` in seconds, `target` in whole seconds. `answer` is that of the upload hook."""
 
     name: MediaName
     title: str
@@ -36,6 +38,7 @@ class WantedStream:
     takeover: bool
     grace: float
     target: int
+    answer: HookAnswer = ALLOWED
 
 
 class LiveStreams:
@@ -86,7 +89,7 @@ class LiveStreams:
                     wanted.window,
                     digest_token(token),
                     datetime.now(UTC) + timedelta(seconds=self._token_ttl),
-                    self.limits.to_json(),
+                    encode_limits(self.limits, wanted.answer),
                 )
             )
             await self._stores.uploads.release_lease(upload)

@@ -38,7 +38,7 @@ from services.live.stream_writer import LiveStores, StreamWriter
 READ_IDLE_SECONDS = 1.0
 """How long a read waits for bytes before what came is made durable."""
 BODY_STOP_SECONDS = 2.0
-"""How long an endless body goes on at shutdown, until a fragment is complete."""
+"""How long an endless body goes on at shutdown, or when its token has ended, until a fragment is complete."""
 MAX_OBJECT_BYTES = 16 * 1024 * 1024
 MISSING_OBJECT_SECONDS = 3.0
 """How long an object waits for the one in front of it."""
@@ -146,8 +146,8 @@ class LiveReceiver:
                 if request.length is not None and received > request.length:
                     raise BadRequest("the body exceeds Upload-Length")
                 await self._feed(intake, piece)
-                if self._now() >= stream.new.token_expires_at:
-                    raise invalid_token()
+                if received != request.length:
+                    self._check_not_expired(stream)
             if request.length == received:
                 await self._ender.finish(intake.writer, COMPLETE)
                 return received
@@ -175,11 +175,10 @@ class LiveReceiver:
             stop_at: float | None = None
             while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 await self._feed(intake, piece)
-                if self._now() >= stream.new.token_expires_at:
-                    raise invalid_token()
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self._is_expired(stream):
                     stop_at = stop_at or time.monotonic() + BODY_STOP_SECONDS
                     if intake.session.is_between_units or time.monotonic() >= stop_at:
+                        self._check_not_expired(stream)
                         raise ShuttingDown
             if ends:
                 await self._ender.finish(intake.writer, COMPLETE)
@@ -235,6 +234,14 @@ class LiveReceiver:
             await intake.feed(data)
             await intake.flush(keep_lease=False)
             return True
+
+    def _is_expired(self, stream: LiveStream) -> bool:
+        return self._now() >= stream.new.token_expires_at
+
+    def _check_not_expired(self, stream: LiveStream) -> None:
+        """Raise Forbidden where the token has ended since the request began."""
+        if self._is_expired(stream):
+            raise invalid_token()
 
     async def _feed(self, intake: Intake, piece: bytes) -> None:
         self._disk_space.reserve(len(piece) or None)

@@ -5,12 +5,13 @@ from pydantic import Field, field_validator
 from services.common.bus.redis import validate_redis_url
 from services.common.settings import AuthSettings, RedisSettings
 from services.common.store.writer_settings import WriterSettings
+from services.common.webhooks.hook_settings import HookSettings
 
 MAX_GRACE_SECONDS = 86400
 MAX_TARGET_SECONDS = 10
 
 
-class LiveSettings(WriterSettings, RedisSettings, AuthSettings):
+class LiveSettings(WriterSettings, RedisSettings, AuthSettings, HookSettings):
     """The settings that the live service adds."""
 
     port: int = Field(8004, ge=1, le=65535, description="port to listen on")
@@ -30,6 +31,9 @@ class LiveSettings(WriterSettings, RedisSettings, AuthSettings):
     )
     live_max_streams_per_owner: int = Field(
         0, ge=0, description="live streams of one subject that have not ended; 429 beyond; 0: no limit"
+    )
+    live_max_messages: int = Field(
+        10_000, ge=0, le=100_000, description="time-coded messages that are kept of one live stream; 429 beyond"
     )
     live_max_publishers: int = Field(
         # Each takes 12 MiB at most, the process 128 MiB; together they fit into the 1 GiB of our deployments.

@@ -4,6 +4,8 @@ Each step can be repeated. A process that is killed between two of them leaves a
 streams of any replica ends it from what is stored.
 """
 
+import asyncio
+import itertools
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -19,9 +21,10 @@ from services.common.live.segments import Segment
 from services.common.media import MediaInfo, MediaName
 from services.common.store.growing_files import file_etag
 from services.common.store.limits import BLOCK_SIZE
-from services.common.store.live_store import LiveStream
+from services.common.store.live_store import MAX_SEGMENTS_READ, LiveStream
 from services.common.store.upload_store import FinishedUpload, OutboxEvent, StoredFile
 from services.common.uploads.locks import UploadLocks
+from services.live.hook_answers import metadata_of_file
 from services.live.live_events import LiveEvents
 from services.live.stream_writer import LiveStores, StreamWriter
 
@@ -107,18 +110,17 @@ class StreamEnder:
         await writer.write_last_block()
         stream = await self.get(new.id)
         init = read_init(stream.epochs[0].init)
-        header = render_header(init, await self.read_segments(new.id), BLOCK_SIZE)
+        header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
         await self._stores.growing.place_header(writer.upload, header)
         event = await self._commit(writer, init, header, position.offset)
         await self._note_end(stream, token, reason, event.info)
         await self._publish_event(event)
 
-    async def read_segments(self, stream_id: str) -> list[Segment]:
-        """Return all segments."""
-        found: list[Segment] = []
-        while page := await self._stores.live.read_segments(stream_id, len(found)):
-            found += page
-        return found
+    async def read_segments(self, stream: LiveStream) -> list[Segment]:
+        """Return all segments; pages are read at the same time, because the end of a stream waits for them."""
+        firsts = range(0, stream.position.last_segment + 1, MAX_SEGMENTS_READ)
+        pages = await asyncio.gather(*(self._stores.live.read_segments(stream.new.id, first) for first in firsts))
+        return list(itertools.chain.from_iterable(pages))
 
     async def _commit(self, writer: StreamWriter, init: InitSegment, header: bytes, length: int) -> OutboxEvent:
         """Commit under the name of the stream, or under a numbered one where another file has taken it meanwhile."""
@@ -131,7 +133,9 @@ class StreamEnder:
             try:
                 if number > 1:
                     upload = await self._stores.uploads.assign_name(upload, numbered_name(name, number))
-                stored = StoredFile(length, content_type, None, file_etag(upload, length), media_facts_json=facts)
+                metadata = metadata_of_file(writer.stream.new.limits_json)
+                etag = file_etag(upload, length)
+                stored = StoredFile(length, content_type, None, etag, metadata, media_facts_json=facts)
                 return await self._stores.uploads.commit(upload, stored)
             except AlreadyExists:
                 _log.warning("the name of live stream %s is taken", writer.stream.new.id)

@@ -1,12 +1,14 @@
 """What one stream may have, as the answer to its creation says, and what comes near a limit or exceeds it. Pure."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 LIMIT_WARNING_SECONDS = 300.0
 """How long before the end of a stream that has too much of something its viewers and its publisher are warned."""
+WARNING_SHARE = 0.2
+"""The same as a part of the time that a short stream may have: one of five minutes is warned a minute before."""
 RATE_WINDOW_SECONDS = 30.0
 """Media time over which the rate is measured."""
 
@@ -31,6 +33,10 @@ class StreamLimits:
     rate: int = 0
     speed: float = 0.0
 
+    def at_most(self, max_bytes: int | None) -> "StreamLimits":
+        """Return these limits with a smaller one of bytes, where that is given."""
+        return self if max_bytes is None else replace(self, bytes=min(self.bytes, max_bytes))
+
     def to_json(self) -> str:
         """Return what is stored with the stream."""
         return json.dumps(asdict(self))
@@ -48,13 +54,25 @@ class StreamLimits:
         return "duration" if extent.seconds >= self.duration else None
 
     def warnings(self, before: Extent, after: Extent) -> Iterator[tuple[Limit, float]]:
-        """Yield the limits that came near with a step, each once, and how many seconds are left at the stream's own rate."""
-        for limit, earlier, later in (
-            ("bytes", self._seconds_of_bytes(before), self._seconds_of_bytes(after)),
-            ("duration", self.duration - before.seconds, self.duration - after.seconds),
-        ):
-            if later <= LIMIT_WARNING_SECONDS < earlier:
-                yield ("bytes" if limit == "bytes" else "duration"), max(0.0, later)
+        """Yield the limits that came near with a step, each once, and how many seconds are left at the stream's own rate.
+
+        Near is LIMIT_WARNING_SECONDS, or for a stream that may not be five times as long, WARNING_SHARE of its whole time.
+        """
+        limits: tuple[tuple[Limit, Callable[[Extent], float]], ...] = (
+            ("bytes", self._seconds_of_bytes),
+            ("duration", self._seconds_of_duration),
+        )
+        for limit, seconds_left in limits:
+            left = seconds_left(after)
+            if self._is_near(after, left) and not self._is_near(before, seconds_left(before)):
+                yield limit, max(0.0, left)
+
+    @staticmethod
+    def _is_near(extent: Extent, left: float) -> bool:
+        return left <= min(LIMIT_WARNING_SECONDS, WARNING_SHARE * (extent.seconds + max(0.0, left)))
+
+    def _seconds_of_duration(self, extent: Extent) -> float:
+        return self.duration - extent.seconds
 
     def _seconds_of_bytes(self, extent: Extent) -> float:
         """How long the bytes that are left will do."""

@@ -33,11 +33,12 @@ from services.stream import api
 from services.stream.block_cache import BlockCache
 from services.stream.download import FileDownload
 from services.stream.growing.playback import UploadPlaybackRoute
+from services.stream.growing.upload_list import UploadListRoute
 from services.stream.live.handler import LiveHandler
 from services.stream.live.service import LiveService
 from services.stream.media_facts import MediaFactsReader
 from services.stream.metadata_cache import MetadataCache
-from services.stream.openapi import PLAY_TEMPLATE, add_bypass_paths
+from services.stream.openapi import PLAY_LIST_TEMPLATE, PLAY_MEDIA_TEMPLATE, PLAY_TEMPLATE, add_bypass_paths
 from services.stream.response_sender import SendTimeoutMonitor
 from services.stream.settings import StreamSettings
 
@@ -68,7 +69,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         app.state.media_facts = MediaFactsReader(cache)
         stream.download = FileDownload(metadata_cache, cache, send_timeout)
         watch.handler = live.handler
-        playback.open(store.playback, cache, send_timeout)
+        playback.open(store.playback, cache, send_timeout, auth)
         monitor = asyncio.create_task(send_timeout.run())
         live.start()
         invalidations.start()  # without Redis no metadata is cached, and downloads go on
@@ -97,6 +98,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     playback = UploadPlaybackRoute()
     watch = _LiveRoute()
     routes: dict[str, ASGIApp] = {"/file/stream": stream, "/files/{path:path}": stream, PLAY_TEMPLATE: playback}
+    routes |= {PLAY_MEDIA_TEMPLATE: playback, PLAY_LIST_TEMPLATE: UploadListRoute(PLAY_LIST_TEMPLATE, playback.play)}
     routes |= dict.fromkeys(TEMPLATES.values(), watch)
     app.router.routes += [Route(path, one, methods=["GET"], include_in_schema=False) for path, one in routes.items()]
     watched = [(method, path) for method in ("GET", "HEAD") for path in TEMPLATES.values()]

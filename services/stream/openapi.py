@@ -9,6 +9,9 @@ from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDE
 from services.stream.live.openapi import add_live_paths
 
 PLAY_TEMPLATE = "/upload/{address}/stream"
+PLAY_LIST_TEMPLATE = "/upload/{address}/media.m3u8"
+PLAY_MEDIA_TEMPLATE = "/upload/{address}/media.mp4"
+"""The same as PLAY_TEMPLATE under the name that its list gives it: ffmpeg loads segments with known extensions alone."""
 _STRING_SCHEMA = {"type": "string"}
 _QUERY_PARAMETERS: list[dict[str, Any]] = [
     {
@@ -133,13 +136,24 @@ def add_playback_paths(paths: dict[str, Any]) -> None:
         successes: dict[str, Any] = {"200": whole if method == "head" else {**whole, "content": content}}
         successes["206"] = part if method == "get" else {key: part[key] for key in ("description", "headers")}
         refusals = openapi_problems(404, 410, 416, 503)
-        paths.setdefault(PLAY_TEMPLATE, {})[method] = {
+        text = {"application/vnd.apple.mpegurl": {"schema": _STRING_SCHEMA}}
+        listed = {"description": "the list as far as the upload is", **({"content": text} if method == "get" else {})}
+        no_list = openapi_problems(404, 410, 503)
+        paths.setdefault(PLAY_LIST_TEMPLATE, {})[method] = {
             "tags": ["files"],
-            "summary": "An upload that is not complete: what is there, and what comes while it is waited for",
-            "operationId": f"{method}_upload",
-            "parameters": [address, wanted],
-            "responses": {**successes, **{str(status): answer for status, answer in refusals.items()}},
+            "summary": "HLS list (RFC 8216) of an upload that is fragmented MP4: ranges of its bytes",
+            "operationId": f"{method}_upload_list",
+            "parameters": [address],
+            "responses": {"200": listed, **{str(status): answer for status, answer in no_list.items()}},
         }
+        for template, operation in ((PLAY_TEMPLATE, "upload"), (PLAY_MEDIA_TEMPLATE, "upload_media")):
+            paths.setdefault(template, {})[method] = {
+                "tags": ["files"],
+                "summary": "An upload that is not complete: what is there, and what comes while it is waited for",
+                "operationId": f"{method}_{operation}",
+                "parameters": [address, wanted],
+                "responses": {**successes, **{str(status): answer for status, answer in refusals.items()}},
+            }
 
 
 def _header_objects(descriptions: dict[str, str]) -> dict[str, Any]:

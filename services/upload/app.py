@@ -19,24 +19,24 @@ from services.common.telemetry.request_telemetry import RequestTelemetry
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.uploads.outbox import OutboxPublisher
+from services.common.uploads.policy import UploadPolicy
 from services.common.web.app_factory import create_fastapi_app
 from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
 from services.common.web.status import add_status_route
+from services.common.webhooks.upload_hook import UploadHook
 from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
 from services.upload.endpoints import webhooks as webhooks_api
 from services.upload.endpoints.dependencies import UploadContext
 from services.upload.endpoints.tus_folder import folder_of_new_upload
 from services.upload.links import LinkIssuer
 from services.upload.playback import PlaybackReporter
-from services.upload.policy import UploadPolicy
 from services.upload.progress import ProgressReporter
 from services.upload.revoking import create_revocation_poller, revoke
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
-from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
 
 
@@ -106,7 +106,7 @@ async def _lifespan(
         disk_space = DiskSpaceMonitor(settings.min_free_space, limiter.abort_all)
         outbox = OutboxPublisher(store.uploads, publisher, None if webhooks is None else webhooks.relay)
         progress_reporter = ProgressReporter(publisher)
-        playback = PlaybackReporter(publisher)
+        playback = PlaybackReporter(publisher, None if auth is None else auth.play_seals.seal)
         cleanup = CleanupRunner()
         poller = None if auth is None else create_revocation_poller(auth, store.revocations, publisher.redis)
         store_revocation = partial(revoke, store.revocations, poller)

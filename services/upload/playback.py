@@ -6,6 +6,7 @@ Only uploads with a socket are looked at: no other client would learn the addres
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 
 from services.common.aio.cancellation import cancel_and_wait
 from services.common.bus.publisher import EventPublisher
@@ -16,6 +17,8 @@ from services.common.store.upload_store import UploadHandle
 from services.common.telemetry import metrics
 
 PLAYABLE_TYPE = "file.playable"
+PLAYER_KEY = "player"
+"""In the metadata of a resumable upload: who began it, as its play address says."""
 SEND_INTERVAL_SECONDS = 1.0
 """Between two attempts while Redis is away, or no socket with that id is connected."""
 SEND_ATTEMPTS = 30
@@ -29,8 +32,9 @@ _log = logging.getLogger("gridcast.upload")
 class PlaybackWatch:
     """Is shown the blocks of one upload from its first one on, until it is `done`."""
 
-    def __init__(self, reporter: "PlaybackReporter", sid: str, filename: str, length: int | None) -> None:
+    def __init__(self, reporter: "PlaybackReporter", sid: str, filename: str, length: int | None, player: str) -> None:
         self._reporter = reporter
+        self._player = player
         self._sid = sid
         self._filename = filename
         self._length = length
@@ -50,6 +54,7 @@ class PlaybackWatch:
         layout, address = self._scanner.layout, make_play_address(upload.upload_id)
         if layout is None or address is None:
             return False
+        address = self._reporter.seal(address, self._player)
         self._reporter.tell(self._sid, describe_layout(layout, self._filename, self._length, address))
         metrics.PLAYABLE_UPLOADS.labels(layout.kind).inc()
         return layout.playable
@@ -65,20 +70,32 @@ def describe_layout(layout: MediaLayout, filename: str, length: int | None, addr
         "playable": layout.playable,
         "reason": layout.reason,
         "address": f"/upload/{address}/stream" if layout.playable else None,
+        "list": f"/upload/{address}/media.m3u8" if layout.kind == "fragmented" else None,
     }
 
 
 class PlaybackReporter:
-    """Sends the events of one process, in the background: whether Redis is there makes no difference to an upload."""
+    """Sends the events of one process, in the background: whether Redis is there makes no difference to an upload.
 
-    def __init__(self, publisher: EventPublisher) -> None:
+    `seal` adds to an address who began the upload; None where authentication is off.
+    """
+
+    def __init__(self, publisher: EventPublisher, seal: Callable[[str, str], str] | None = None) -> None:
         self._publisher = publisher
+        self._seal = seal
         self._pending: set[asyncio.Task[None]] = set()
         self._told: OrderedDict[str, None] = OrderedDict()
 
-    def watch(self, sid: str | None, filename: str, length: int | None) -> PlaybackWatch | None:
-        """Return what is to be shown the first blocks of an upload of that socket; None where there is no socket."""
-        return PlaybackWatch(self, sid, filename, length) if sid else None
+    def watch(self, sid: str | None, filename: str, length: int | None, player: str) -> PlaybackWatch | None:
+        """Return what is to be shown the first blocks of an upload of that socket; None where there is no socket.
+
+        `player` says who began the upload (`auth.play_seals.describe_player`).
+        """
+        return PlaybackWatch(self, sid, filename, length, player) if sid else None
+
+    def seal(self, address: str, player: str) -> str:
+        """Return the address as it is told: with authentication on it ends with the token that began the upload."""
+        return address if self._seal is None else self._seal(address, player)
 
     def has_told(self, upload_id: str) -> bool:
         """Whether this process has found out the layout of an upload."""

@@ -1,30 +1,16 @@
 """Settings of the upload service."""
 
-from pathlib import Path
-
 from pydantic import Field, SecretStr, field_validator
 
 from services.common.auth.signed_links import LINK_LIFE_SECONDS, MAX_LINK_LIFE_SECONDS
 from services.common.bus.redis import validate_redis_url
 from services.common.settings import AuthSettings, RedisSettings
 from services.common.store.writer_settings import WriterSettings
-from services.upload.webhooks.endpoints import Endpoint, parse_endpoints, parse_hook
-
-MAX_SECRET_FILE_BYTES = 4096
-
-
-def read_secret_file(path: str) -> str:
-    """Return the text of a file with secrets. Raises ValueError, without the path: it may be a secret in the wrong place."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(MAX_SECRET_FILE_BYTES).decode("ascii")
-    except OSError as error:
-        raise ValueError(f"secret_file names a file that cannot be read: {error.strerror}") from None
-    except ValueError:  # not ASCII, or a path with a null character
-        raise ValueError("secret_file names a file that is not text") from None
+from services.common.webhooks.endpoints import Endpoint, parse_endpoints
+from services.common.webhooks.hook_settings import HookSettings, read_secret_file
 
 
-class UploadSettings(WriterSettings, RedisSettings, AuthSettings):
+class UploadSettings(WriterSettings, RedisSettings, AuthSettings, HookSettings):
     """The settings that the upload service adds."""
 
     port: int = Field(8001, ge=1, le=65535, description="port to listen on")
@@ -57,10 +43,6 @@ class UploadSettings(WriterSettings, RedisSettings, AuthSettings):
         description="endpoints of webhooks, a JSON list (docs/webhooks.md), the same for all replicas; [] where the API alone adds "
         "some; empty: no webhooks",
     )
-    upload_hook: SecretStr = Field(
-        SecretStr(""),
-        description="JSON object with url, and secret or secret_file: asked before each upload (docs/webhooks.md); empty: none",
-    )
     gc_interval: float = Field(
         10.0, ge=0, description="seconds: interval between two runs of the garbage collector; 0: none in this process"
     )
@@ -79,21 +61,9 @@ class UploadSettings(WriterSettings, RedisSettings, AuthSettings):
             parse_endpoints(text, read_secret_file)
         return value
 
-    @field_validator("upload_hook")
-    @classmethod
-    def _check_upload_hook(cls, value: SecretStr) -> SecretStr:
-        if text := value.get_secret_value():
-            parse_hook(text, read_secret_file)
-        return value
-
     def webhook_endpoints(self) -> tuple[Endpoint, ...] | None:
         """The endpoints of the settings, None where there are no webhooks. Reads the files with their secrets."""
         text = self.webhooks.get_secret_value()
         return parse_endpoints(text, read_secret_file) if text else None
-
-    def hook_endpoint(self) -> Endpoint | None:
-        """Where the upload hook is asked, None where it is not."""
-        text = self.upload_hook.get_secret_value()
-        return parse_hook(text, read_secret_file) if text else None
 
     _validate_redis_url = field_validator("redis_url")(validate_redis_url)

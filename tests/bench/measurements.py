@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,11 @@ def format_table(measurements: Sequence[Measurement], contenders: Sequence[str])
         ratios = "".join(f"{figures.ratio(who):13.2f}" if who in figures.rounds else f"{'-':>13}" for who in others)
         wanted = ", ".join(f"{bound} {'holds' if kept else 'MISSED'}" for bound, _, kept in figures.evaluate())
         yield f"{figures.name:{width}}  {figures.unit:10}{medians}{ratios}  {wanted or '-'}"
+
+
+def missing_programs(names: Sequence[str]) -> list[str]:
+    """Return the programs that are not installed."""
+    return [name for name in names if not shutil.which(name)]
 
 
 def describe_machine(*tools: Sequence[str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from deploy.local import databases
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.signing import make_secret
 from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
 from tests.support.databases import run_server, small_mongod_program, storage_env
 from tests.support.processes import ServiceProcess, run_service

@@ -106,6 +106,68 @@ for (const end = Date.now() + 10_000; revoked === 200 && Date.now() < end; ) rev
 seen.revoked = revoked;
 seen.errors = page.errors;
 
+// Ask for a file; someone without a token sends it, once.
+const asking = await open("#/files/asked");
+await asking.getByRole("button", { name: "Ask for a file" }).click();
+await asking.getByLabel("Name of the file").fill("report.pdf");
+await asking.getByLabel("Largest size in MiB").fill("1");
+await asking.getByLabel("Type").selectOption("application/pdf");
+await asking.getByRole("button", { name: "Make a link" }).click();
+const linkLine = asking.locator(".share-line input");
+await linkLine.waitFor();
+const invitation = await linkLine.inputValue();
+await asking.getByLabel("Name of the file").fill("other.pdf");
+await asking.getByRole("button", { name: "Make a link" }).click();
+await asking.locator(".share-name", { hasText: "other.pdf" }).waitFor();
+const second = await linkLine.inputValue();
+await asking.getByRole("button", { name: "Revoke the link to other.pdf" }).click();
+await asking.locator(".share-name", { hasText: "other.pdf" }).waitFor({ state: "detached" });
+
+/** The page of a guest. */
+async function visit(address) {
+  const guest = await (await browser.newContext({ viewport: { width: 360, height: 740 } })).newPage();
+  guest.paths = [];
+  guest.errors = [];
+  guest.on("pageerror", (error) => guest.errors.push(String(error)));
+  guest.on("console", (message) => message.type() === "error" && guest.errors.push(message.text()));
+  guest.on("request", (request) => guest.paths.push(new URL(request.url()).pathname));
+  await guest.goto(address);
+  await guest.locator(".send-card button:visible").waitFor();
+  return guest;
+}
+/** A drop as the operating system sends it. */
+async function dropOn(guest, ...files) {
+  const session = await guest.context().newCDPSession(guest);
+  const at = { x: 100, y: 300, data: { items: [], files, dragOperationsMask: 1 } };
+  for (const type of ["dragEnter", "dragOver", "drop"]) await session.send("Input.dispatchDragEvent", { type, ...at });
+}
+const guest = await visit(invitation);
+seen.asked = await guest.locator(".send").textContent();
+seen.tabs = await guest.locator(".tabs").isVisible();
+seen.wide = await guest.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+await dropOn(guest, join(folder, "picture.png"));
+seen.wrongType = await guest.locator(".toast.error span").textContent();
+await dropOn(guest, join(folder, "sheet.pdf"));
+await guest.getByRole("button", { name: "Send it" }).click();
+await guest.locator(".send-card[data-state=stored]").waitFor();
+seen.sent = await guest.locator(".send-state").textContent();
+seen.guestPaths = [...new Set(guest.paths.filter((path) => !/^\/($|page\/|client\/)/.test(path)).map((path) => path.replace(/tus\/.+/, "tus/ID")))].sort();
+seen.guestErrors = guest.errors;
+await row(asking, "report.pdf").waitFor();
+for (const [name, address] of [["again", invitation], ["ended", second]]) {
+  const late = await visit(address);
+  await late.setInputFiles("#chosen", join(folder, "sheet.pdf"));
+  await late.getByRole("button", { name: "Send it" }).click();
+  await late.locator(".send-card[data-state=failed]").waitFor();
+  seen[name] = await late.locator(".send-state").textContent();
+}
+await guest.goto(`${url}/#/send?link=v1.x`);
+await guest.reload();
+await guest.locator(".send-card").waitFor({ state: "hidden" });
+seen.broken = await guest.locator(".send .soft").first().textContent();
+const report = await fetch(`${url}/file/info?folder=asked&filename=report.pdf`, { headers: authorization });
+seen.owner = (await report.json()).owner;
+
 // Without the right to make links the page says what is missing.
 const limited = await open(`#/files/links?play=${encodeURIComponent("links/clip.webm")}`, reader);
 await limited.locator(".stage .cannot").waitFor();

@@ -148,6 +148,32 @@ const scenarios = {
     return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
   },
 
+  /** Said on the page, shown over the picture, and shown again by who has gone back, at the time that it belongs to. */
+  async messages() {
+    const { page, id } = await start("messages.mp4");
+    const watching = await open(`#/live/${id}`, { init: withoutNative });
+    const lines = watching.locator(".live-messages li");
+    const passes = (seconds) => watching.waitForFunction(([name, time]) => document.querySelector(name)?.currentTime > time, [watchVideo, seconds], { timeout: 30 * SECOND });
+    await plays(watching);
+    await passes(4);
+    const headers = { "content-type": "application/json" };
+    const early = await fetch(`${url}/live/${id}/messages`, { method: "POST", headers, body: JSON.stringify({ type: "chat.said", data: { text: "early" }, at: 2 }) });
+    await lines.filter({ hasText: "early" }).waitFor();
+    await watching.getByLabel("Message", { exact: true }).fill("<b>now</b>");
+    await watching.getByRole("button", { name: "Send", exact: true }).click();
+    await lines.filter({ hasText: "<b>now</b>" }).waitFor();
+    const left = await watching.getByLabel("Message", { exact: true }).inputValue();
+    await watching.getByRole("button", { name: "Back to the start" }).click();
+    await watching.waitForFunction(() => !document.querySelector(".live-messages li"));
+    await lines.filter({ hasText: "early" }).waitFor({ timeout: 30 * SECOND });
+    const again = await lines.allInnerTexts();
+    const shownAt = await watching.evaluate((name) => document.querySelector(name).currentTime, watchVideo);
+    const { messages } = await (await fetch(`${url}/live/${id}/messages`)).json();
+    await end(page);
+    await watching.locator(".live-say").waitFor({ state: "hidden" });
+    return { early: early.status, left, again, shownAt, stored: messages.map(({ time, data }) => [time, data.text]), errors: [...page.errors, ...watching.errors] };
+  },
+
   /** What the page says when the recorder gives nothing, and where no MP4 can be recorded; discarding. */
   async faults() {
     const { page, id } = await start("faults.mp4");

@@ -10,7 +10,7 @@ const [url, executablePath, folder, names] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
 const MIB = 1024 * 1024;
 const unlimited = { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
 
 /** A page in a context of its own, and what it complained of. */
 async function open(hash = "#/files", options = {}) {
@@ -52,6 +52,13 @@ const info = async (query) => (await fetch(`${url}/file/info?${new URLSearchPara
 const row = (page, name) => page.locator(".file", { has: page.locator(`.file-name:text-is("${name}")`) });
 const upload = (page, name) => page.locator(".upload", { hasText: name });
 const text = (locator) => locator.textContent();
+/** Wait until what was changed is on the screen, and its colours have ended to change. */
+const settled = (page) =>
+  page.evaluate(async () => {
+    for (let frame = 0; frame < 2; frame++) await new Promise((resolve) => requestAnimationFrame(resolve));
+    const finite = document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime < Infinity);
+    await Promise.allSettled(finite.map(({ finished }) => finished));
+  });
 
 async function network(page) {
   const session = await page.context().newCDPSession(page);
@@ -100,7 +107,7 @@ const scenarios = {
   async queue() {
     const page = await open("#/files/queue");
     const limit = await network(page);
-    await limit({ uploadThroughput: 4 * MIB });
+    await limit({ uploadThroughput: 1.5 * MIB }); // so slow that it goes on for as long as a busy machine needs to look at it
     await page.setInputFiles("#chosen", join(folder, "large.bin"));
     const item = upload(page, "large.bin");
     await page.waitForFunction(() => /of 12\.0 MiB · .*\/s · .*left/.test(document.querySelector(".upload-state").textContent));
@@ -127,7 +134,7 @@ const scenarios = {
   async offline() {
     const page = await open("#/files/offline");
     const limit = await network(page);
-    await limit({ uploadThroughput: 4 * MIB });
+    await limit({ uploadThroughput: 1.5 * MIB });
     await page.setInputFiles("#chosen", join(folder, "large.bin"));
     await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 20);
     await page.context().setOffline(true);
@@ -142,12 +149,13 @@ const scenarios = {
   async reload() {
     const page = await open("#/files/reload");
     const limit = await network(page);
-    await limit({ uploadThroughput: 4 * MIB });
+    await limit({ uploadThroughput: 1.5 * MIB });
     await page.setInputFiles("#chosen", join(folder, "large.bin"));
-    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 30);
+    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 20);
     await page.getByRole("button", { name: "Pause large.bin" }).click();
     await page.getByRole("button", { name: "Resume large.bin" }).click();
     await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 50);
+    await limit({ uploadThroughput: MIB / 16 });
     const asked = [];
     page.on("dialog", (dialog) => {
       asked.push(dialog.type());
@@ -159,7 +167,10 @@ const scenarios = {
     const offered = await text(offer);
     await offer.locator("input[type=file]").setInputFiles(join(folder, "cancelled.bin"));
     const wrong = await text(page.locator(".toast").last());
-    await page.waitForTimeout(1500); // the lock of the page that was left
+    // The page that was left has its lock for a moment.
+    await page.evaluate(async () => {
+      for (const { name } of (await navigator.locks.query()).held) await navigator.locks.request(name, { signal: AbortSignal.timeout(20_000) }, () => {});
+    });
     const begun = Date.now();
     await offer.locator("input[type=file]").setInputFiles(join(folder, "large.bin"));
     await limit({});
@@ -175,7 +186,7 @@ const scenarios = {
     await page.evaluate(() => scrollTo(0, 1900));
     await row(page, "before 30.txt").locator(".file-open").focus();
     await page.evaluate(() => scrollTo(0, 1400));
-    await page.waitForTimeout(300);
+    await settled(page);
     const place = () => page.evaluate(() => ({ scroll: scrollY, focus: document.activeElement.closest(".file")?.dataset.path }));
     const before = await place();
     page.lists = other.lists = 0;
@@ -392,6 +403,83 @@ const scenarios = {
     return { summary, title, asked, refused, errors: page.errors.filter((error) => !/409|net::ERR/.test(error)) };
   },
 
+  async rename() {
+    const page = await open("#/files/rename");
+    const limit = await network(page);
+    await limit({ uploadThroughput: 1 * MIB });
+    await put("rename/taken.txt", "another");
+    const small = (name) => ({ name, mimeType: "text/plain", buffer: Buffer.from(`text of ${name}`) });
+    await page.setInputFiles("#chosen", ["large.bin", "cancelled.bin", "progress.bin"].map((name) => join(folder, name)));
+    await page.setInputFiles("#chosen", [small("first.txt"), small("second.txt"), small("taken.txt")]);
+    const names = () => page.locator(".upload-name").allTextContents();
+    // With keys alone; what has begun has no such button.
+    await page.getByRole("button", { name: "Rename first.txt" }).focus();
+    await page.keyboard.press("Enter");
+    const marked = await page.evaluate(() => getSelection().toString());
+    await page.keyboard.type("a/b");
+    await page.keyboard.press("Enter");
+    const fault = await page.evaluate(() => document.activeElement.validationMessage);
+    await page.keyboard.press("Escape");
+    const left = await names();
+    await page.keyboard.press("F2");
+    await page.keyboard.type("renamed");
+    await page.keyboard.press("Enter");
+    const renamed = await names();
+    const begun = await page.getByRole("button", { name: "Rename large.bin" }).count();
+    await page.getByRole("button", { name: "Cancel all" }).waitFor();
+    for (const name of ["large.bin", "cancelled.bin", "progress.bin"]) await page.getByRole("button", { name: `Cancel ${name}`, exact: true }).click();
+    await limit({});
+    // A taken name offers it.
+    const item = upload(page, "is already there");
+    await item.getByRole("button", { name: "Rename", exact: true }).click();
+    await page.getByLabel("New name of taken.txt").fill("free.txt");
+    await page.keyboard.press("Enter");
+    for (const name of ["renamed.txt", "second.txt", "free.txt"]) await row(page, name).waitFor();
+    const stored = await (await fetch(`${url}/files/rename/renamed.txt`)).text();
+    return { marked, fault, left, renamed, begun, stored, errors: page.errors.filter((error) => !/409|net::ERR/.test(error)) };
+  },
+
+  async camera() {
+    const page = await open("#/files/camera");
+    const { keyboard } = page;
+    await page.getByRole("button", { name: "Use the camera" }).click();
+    const dialog = page.locator("dialog.camera");
+    await dialog.locator(".notice:visible").waitFor(); // without an answer Chromium refuses
+    const denied = await text(dialog.locator(".notice"));
+    await page.context().grantPermissions(["camera", "microphone"]);
+    await dialog.getByRole("button", { name: "Try again" }).click();
+    await dialog.getByRole("button", { name: "Take a picture" }).click();
+    await page.waitForFunction(() => document.querySelector(".camera-made img")?.naturalWidth > 0);
+    await dialog.getByRole("button", { name: "Try again" }).click(); // that one was nothing
+    await dialog.getByRole("button", { name: "Take a picture" }).click();
+    await keyboard.press("Enter"); // the focus is on what is most likely wanted
+    const picture = page.locator(".file-name", { hasText: /^Picture 20.*\.jpg$/ });
+    await picture.waitFor();
+    await page.getByRole("button", { name: "Use the camera" }).click();
+    await dialog.getByRole("button", { name: "Record a clip" }).click();
+    await page.waitForFunction(() => document.querySelector(".camera-time").textContent.startsWith("0:02"));
+    await keyboard.press("Escape"); // ends the clip, and not the dialog
+    await page.waitForFunction(() => document.querySelector(".camera-made video")?.readyState > 0);
+    await dialog.getByRole("button", { name: "Upload it" }).click();
+    const clip = page.locator(".file-name", { hasText: /^Clip 20.*\.(mp4|webm)$/ });
+    await clip.waitFor();
+    const files = [];
+    for (const name of [await text(picture), await text(clip)]) files.push(await info({ folder: "camera", filename: name }));
+    return { denied, files: files.map(({ content_type, length }) => [content_type, length > 1000]), open: await dialog.count(), errors: page.errors };
+  },
+
+  async nocamera() {
+    const page = await open("#/files/camera");
+    const shown = page.getByRole("button", { name: "Use the camera" });
+    await shown.waitFor();
+    await page.evaluate(() => {
+      navigator.mediaDevices.enumerateDevices = async () => [{ kind: "audioinput" }];
+      navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
+    });
+    await shown.waitFor({ state: "hidden" });
+    return { errors: page.errors };
+  },
+
   async details() {
     await put("details/it's%20here.txt", "a text");
     const page = await open("#/files/details");
@@ -507,7 +595,8 @@ const scenarios = {
     for (const view of ["files", "sockets", "operations"]) {
       await page.setViewportSize({ width: 360, height: 700 });
       await page.goto(`${url}/#/${view}`);
-      await page.waitForTimeout(600);
+      await page.locator({ files: ".file-open, .empty", sockets: ".socket", operations: ".replicas li" }[view]).first().waitFor();
+      await settled(page);
       widths[view] = await page.evaluate(() => document.documentElement.scrollWidth);
     }
     return { light, dark, kept, widths };
@@ -522,7 +611,7 @@ const scenarios = {
       {
         const page = await open("#/files", { colorScheme, viewport: { width, height: 800 }, bypassCSP: true });
         const judge = async (what) => {
-          await page.waitForTimeout(250); // colours have changed
+          await settled(page);
           await page.evaluate(axeSource);
           const { violations, passes } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations", "passes"] }));
           rules = Math.max(rules, passes.length);
@@ -559,6 +648,17 @@ const scenarios = {
         await judge("operations");
         await page.locator(".token-button").click();
         await judge("token");
+        await page.keyboard.press("Escape");
+        await page.goto(`${url}/#/files/axe`);
+        await page.getByRole("button", { name: "Use the camera" }).click();
+        await page.locator("dialog.camera .notice:visible").waitFor();
+        await judge("camera");
+        await page.keyboard.press("Escape");
+        await page.goto(`${url}/#/send?link=v1.k.${btoa(JSON.stringify({ k: "put", d: "", n: "a.txt", e: 4e9 }))}.x`);
+        await page.locator(".send-card button:visible").waitFor();
+        await page.setInputFiles("#chosen", join(folder, "one.txt"));
+        await page.getByRole("button", { name: "Send it" }).waitFor();
+        await judge("send");
         await page.context().close();
       }
     }
@@ -598,9 +698,9 @@ const scenarios = {
     await page.locator(".file-name", { hasText: "file 0.txt" }).waitFor();
     let most = 0;
     let bottom = "";
-    for (let step = 0; step < 400 && bottom !== "file 9999.txt"; step++) {
+    for (const end = Date.now() + 45_000; bottom !== "file 9999.txt" && Date.now() < end; ) {
       await page.evaluate(() => scrollTo(0, document.documentElement.scrollHeight));
-      await page.waitForTimeout(20);
+      await settled(page);
       most = Math.max(most, await page.locator(".file").count());
       bottom = await page.locator(".file-name").last().textContent();
     }

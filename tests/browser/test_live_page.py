@@ -71,6 +71,18 @@ def test_stream_is_watched_rewound_ended_and_sought_in(browser: Browser, stack: 
     assert {stream["codec_name"] for stream in probed["streams"]} == {"h264", "opus"}
 
 
+def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
+    seen = browser.seen("messages")
+    assert (seen["early"], seen["left"]) == (201, "")
+    assert seen["again"] == ["early"], "what was said later comes later"
+    assert 2 <= seen["shownAt"] < 4
+    (early, said) = seen["stored"]
+    assert early == [2, "early"]
+    assert said[0] > 4
+    assert said[1] == "<b>now</b>", "text is text"
+    assert seen["errors"] == []
+
+
 def test_faults_are_said_and_discarding_leaves_nothing(browser: Browser) -> None:
     seen = browser.seen("faults")
     assert seen["stopped"].startswith("Sending stopped")

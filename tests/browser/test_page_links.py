@@ -108,6 +108,21 @@ def test_a_shared_link_works_without_a_token_until_it_is_revoked(seen: Any) -> N
     assert seen["revoked"] == 403
 
 
+def test_others_send_one_file_by_a_link_without_a_token(seen: Any) -> None:
+    """What was asked for is said, and checked before a byte is sent; the guest's page asks the server for nothing else."""
+    assert "You were asked for “report.pdf”" in seen["asked"]
+    assert "Up to 1.0 MiB · only PDF · the link ends in 24 h" in seen["asked"]
+    assert (seen["tabs"], seen["wide"]) == (False, False)
+    assert seen["wrongType"] == "“picture.png” is of another type than was asked for."
+    assert seen["sent"] == "Your file has arrived. You can close this page."
+    assert set(seen["guestPaths"]) <= {"/file/tus", "/file/tus/ID"}
+    assert seen["guestErrors"] == []
+    assert seen["owner"] == "alice"
+    assert seen["again"] == "This link was used already: it is for one upload. Ask for another one."
+    assert seen["ended"] == "This link has ended or was revoked. Ask for another one."
+    assert seen["broken"].startswith("This address is not complete")
+
+
 def test_a_missing_right_is_named(seen: Any) -> None:
     assert seen["refused"].endswith("Your token lacks the right “link”. Ask for one that has it.")
     assert seen["unshared"] == "Your token lacks the right “link”. Ask for one that has it."

@@ -10,7 +10,7 @@ const [url, executablePath, folder, themes, pictures] = process.argv.slice(2);
 const WIDTHS = { 360: 740, 800: 900, 1280: 800 };
 const COUNTS = [0, 3, 300];
 const media = { video: ["clip.webm", "video/webm"], audio: ["sound.mp3", "audio/mpeg"], image: ["picture.png", "image/png"] };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
 const picture = readFileSync(join(folder, "picture.png"));
 
 const NAMES = [

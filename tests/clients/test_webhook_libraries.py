@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from services.upload.webhooks.signing import make_secret, signature_headers
+from services.common.webhooks.signing import make_secret, signature_headers
 from tests.support.npm import require_packages
 
 PACKAGES = {"standardwebhooks": "1.1.1"}

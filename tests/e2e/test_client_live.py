@@ -139,6 +139,27 @@ def test_streams_are_ended_and_discarded(shell: Shell, live_stack: Stack, sample
         shell.call("info", discarded.path)
 
 
+def test_messages_are_kept_where_they_happened(shell: Shell, sample: bytes) -> None:
+    made = shell.call("make_live", new_path())
+    with pytest.raises(NameConflict):
+        shell.call("push_live_message", made.id, "chat.said", {"text": "early"})
+    shell.call("publish_live", made, io.BytesIO(sample), end=False)
+    late = shell.call("push_live_message", made.id, "chat.said", {"text": "now"})
+    assert late.time >= 10
+    early = shell.call("push_live_message", made.id, "slide.shown", 7, at=2.5, message_id="slide-7")
+    assert (early.id, early.time, early.epoch, early.duplicate) == ("slide-7", 2.5, 0, False)
+    assert shell.call("push_live_message", made.id, "slide.shown", 8, message_id="slide-7").duplicate
+    shell.call("end_live", made.id)
+    found = shell.items("live_messages", made.id)
+    assert [(one.id, one.type, one.data) for one in found] == [
+        ("slide-7", "slide.shown", 7),
+        (late.id, "chat.said", {"text": "now"}),
+    ]
+    assert [one.id for one in shell.items("live_messages", made.id, 2.5, 3)] == ["slide-7"]
+    with pytest.raises(FileMissing):
+        shell.call("push_live_message", made.id, "chat.said")
+
+
 def test_other_media_and_other_sources_are_refused(shell: Shell) -> None:
     made, other = shell.call("make_live", new_path()), shell.call("make_live", new_path())
     with pytest.raises(InvalidRequest, match="fragmented MP4"):

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.signing import make_secret
 from tests.bench.measurements import OURS, format_table
 from tests.bench.webhooks import ALONE, measure
 from tests.support.databases import ServerProcess, storage_env

@@ -74,6 +74,8 @@ CASES: dict[tuple[str, str], Case] = {
         body={"filename": "m"},
     ),
     ("GET", "/upload/{}/stream"): Case("/upload/none/stream", None),
+    ("GET", "/upload/{}/media.m3u8"): Case("/upload/none/media.m3u8", None),
+    ("GET", "/upload/{}/media.mp4"): Case("/upload/none/media.mp4", None),
     ("GET", "/file/poster"): Case(f"/file/poster{QUERY}", "read:team-a", "read:team-b"),
     ("PUT", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b", body=b"x"),
     ("DELETE", "/file/poster"): Case(f"/file/poster{QUERY}", "write:team-a", "write:team-b"),
@@ -108,6 +110,10 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/live/{}/index.m3u8"): Case("/live/0123456789abcdef/index.m3u8", "read:team-a", "write:team-a"),
     ("GET", "/live/{}/media.m3u8"): Case("/live/0123456789abcdef/media.m3u8", "read:team-a", "write:team-a"),
     ("GET", "/live/{}/{}/init.mp4"): Case("/live/0123456789abcdef/0/init.mp4", "read:team-a", "write:team-a"),
+    ("GET", "/live/{}/messages"): Case("/live/0123456789abcdef/messages", "read:team-a", "write:team-a"),
+    ("POST", "/live/{}/messages"): Case(
+        "/live/0123456789abcdef/messages", "push:live/*", "push:other/*", body={"type": "chat.said"}
+    ),
     ("GET", "/live/{}/{}/{}.m4s"): Case("/live/0123456789abcdef/0/0.m4s", "read:team-a", "write:team-a"),
     ("GET", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
     ("HEAD", "/file/stream"): Case(f"/file/stream{QUERY}", "read:team-a", "read:team-b"),
@@ -295,7 +301,17 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
     "token": ({"type": "token", "token": "a.b.c"}, "error"),
 }
 """Each command of AsyncAPI, as a client without a right for it sends it, and the reply; empty: none."""
-EVENTS = {"event", "fileChanged", "fileProgress", "filePlayable", "liveChanged", "liveReceived", "resync", "expiring"}
+EVENTS = {
+    "event",
+    "fileChanged",
+    "fileProgress",
+    "filePlayable",
+    "liveChanged",
+    "liveMessage",
+    "liveReceived",
+    "resync",
+    "expiring",
+}
 """Each event type of AsyncAPI: test_auth_sockets has the case of each that rights decide."""
 REPLIES = {"first", "pong", "subscribed", "unsubscribed", "tokenRenewed", "error"}
 

@@ -1,8 +1,10 @@
 """With tokens on: the address comes to the uploader's socket, works for players without header fields, and ends with the upload."""
 
+import asyncio
 import base64
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -12,7 +14,7 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.tokens import AUTH_ENV, authorized
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = pytest.mark.anyio
@@ -89,3 +91,70 @@ async def test_an_address_is_the_right_and_ends_with_the_file(services: Services
         assert deleted.status_code == 204
         assert (await http.get(address)).status_code == 410
         await bob.assert_nothing_pending()
+
+
+@pytest.mark.parametrize("revoked", ["token", "subject"])
+@pytest.mark.parametrize("way", ["tus", "put"])
+async def test_an_address_ends_with_the_token_that_began_the_upload(services: Services, revoked: str, way: str) -> None:
+    """Within two seconds what is played is cut and the address is 410, and it stays so; the addresses of others go on."""
+    name = f"{way}-{revoked}-{time.time_ns()}"
+    headers = authorized("write:a listen", name, jti=name)
+    async with AsyncExitStack() as opened:
+        http = await opened.enter_async_context(httpx.AsyncClient(base_url=services.url, timeout=30))
+        uploader = await WebSocketClient.connect(services.socket, headers=headers)
+        opened.push_async_callback(uploader.close)
+        hold = asyncio.Event()
+        sending = asyncio.create_task(send_half(http, way, name, uploader.sid, headers, hold))
+        address = (await uploader.receive_event("file.playable"))["data"]["address"]
+        assert (await http.get(address.partition(".")[0] + "/stream")).status_code == 410, "without its seal it is none"
+        ended = asyncio.create_task(play(http, address))
+        await eventually_async(lambda: is_playable(http, address))
+        assert not ended.done()
+        what = {"token_id": name} if revoked == "token" else {"subject": name}
+        began = time.monotonic()
+        made = await http.post("/auth/revocations", json=what, headers=authorized("admin", "root"))
+        assert made.status_code == 201
+        assert await asyncio.wait_for(ended, 10), "it is cut"
+        assert time.monotonic() - began < 2.5
+        assert (await http.get(address)).status_code == 410
+        hold.set()
+        await sending
+        assert (await http.get(address)).status_code == 410
+
+
+async def send_half(
+    http: httpx.AsyncClient, way: str, name: str, sid: str, headers: dict[str, str], hold: asyncio.Event
+) -> None:
+    """Send half of a file; by PUT the request stays open."""
+    if way == "tus":
+        fields = {"upload-length": str(len(DATA)), "upload-metadata": metadata(filename=name, folder="a", sid=sid)}
+        made = await http.post("/file/tus", headers={**TUS, **headers, **fields}, content=DATA[:HALF])
+        assert made.status_code == 201, made.text
+        return
+
+    async def body() -> AsyncIterator[bytes]:
+        yield DATA[:HALF]
+        await hold.wait()
+
+    with suppress(httpx.HTTPError):
+        await http.put(
+            f"/file/stream?folder=a&filename={name}&sid={sid}",
+            content=body(),
+            headers={**headers, "content-length": str(len(DATA)), "content-type": "video/mp4"},
+        )
+
+
+async def is_playable(http: httpx.AsyncClient, address: str) -> bool:
+    return (await http.get(address, headers={"range": "bytes=0-999"})).status_code == 206
+
+
+async def play(http: httpx.AsyncClient, address: str) -> bool:
+    """Play from the start; whether the response was cut before its end."""
+    try:
+        async with http.stream("GET", address) as response:
+            assert response.status_code == 200
+            async for _ in response.aiter_raw():
+                pass
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return True
+    return False

@@ -22,7 +22,7 @@ from tests.support.store_inspectors import open_inspector
 from tests.support.stored_files import StoredFiles
 
 JOB = PROJECT_ROOT / "deploy/containers/backup.py"
-COLLECTIONS = ("live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
+COLLECTIONS = ("live_messages", "live", "live_segments", "media", "fs.files", "fs.chunks", "revisions", "posters")
 
 
 def run_job(verb: str, uri: str, database: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -28,9 +28,10 @@ from services.common.store.files.rows import upload_key
 from services.common.store.media_reader import ListQuery, PageKey
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, InProgressUpload, NewUpload
+from services.upload.writer.upload_writer import UploadWriter
 from tests.support.live_streams import begin_stream
 from tests.support.postgresql import PostgreSQLServer, run_postgresql
-from tests.support.sizes import CHUNK_SIZE
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.store_adapters import (
     NAME,
     TIMINGS,
@@ -67,10 +68,10 @@ async def test_a_writer_that_was_paused_after_its_check_writes_over_nothing(
     checked, resume = threading.Event(), threading.Event()
     write_at = media_folder.write_at
 
-    def pausing(*arguments: Any) -> None:
+    def pausing(*arguments: Any, **options: Any) -> None:
         checked.set()
         assert resume.wait(10)
-        write_at(*arguments)
+        write_at(*arguments, **options)
 
     await adapters.store.write_blocks(begun, 0, [b"o" * CHUNK_SIZE])
     monkeypatch.setattr(media_folder, "write_at", pausing)
@@ -310,6 +311,70 @@ async def test_an_upload_whose_bytes_were_cut_off_is_not_committed(adapters: Fil
     with pytest.raises(Gone, match="corrupt"):
         await adapters.store.commit(upload, finished_upload(b"12345"))
     assert await adapters.reader.find(NAME) is None
+
+
+async def test_an_offset_is_acknowledged_after_its_bytes_were_synced(
+    adapters: FilesAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each checkpoint of an upload in batches. From its second one on the batch itself syncs, once."""
+    synced = [0]
+    syncs: list[int] = []
+    sync_data, set_offset = media_folder.sync_data, upload_changes.set_offset
+
+    def noting_sync(descriptor: int) -> None:
+        length = os.fstat(descriptor).st_size  # what is written from now on need not be covered
+        sync_data(descriptor)
+        synced[0] = length
+        syncs.append(length)
+
+    def checking_set_offset(*arguments: Any, **options: Any) -> Any:
+        assert arguments[3] <= synced[0]
+        return set_offset(*arguments, **options)
+
+    monkeypatch.setattr(media_folder, "sync_data", noting_sync)
+    monkeypatch.setattr(upload_changes, "set_offset", checking_set_offset)
+    data = os.urandom(6 * BATCH_SIZE + 100)
+    writer = UploadWriter(adapters.store, len(data))
+    writer.checkpoint_batches = True
+    await writer.create(NAME, new_tus_upload("a"))
+    for start in range(0, len(data), BATCH_SIZE // 2):
+        await writer.write(data[start : start + BATCH_SIZE // 2])
+    assert await writer.checkpoint(keep_lease=True) is not None
+    assert syncs == sorted(syncs)
+    assert syncs.count(6 * BATCH_SIZE) == 1
+    assert syncs[-1] == len(data)
+    await writer.commit(NAME, "a/b")
+    await writer.suspend()
+    assert adapters.inspector.read_current(adapters.inspector.list_documents()[0]["_id"]) == data
+
+
+async def test_what_an_overtaken_writer_has_synced_says_nothing_of_its_successor(
+    adapters: FilesAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one process: the successor's first offset syncs what the successor has written."""
+    old = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    await adapters.store.write_blocks(old, 0, [b"o" * CHUNK_SIZE])
+    await adapters.store.set_offset(old, CHUNK_SIZE, b"", None, keep_lease=True)
+    await adapters.store.write_blocks(old, 1, [b"o" * CHUNK_SIZE])  # synced
+    taken = await adapters.store.acquire(old.upload_id)
+    assert isinstance(taken, tuple)
+    syncs: list[int] = []
+    sync_data = media_folder.sync_data
+
+    def noting_sync(descriptor: int) -> None:
+        sync_data(descriptor)
+        syncs.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(media_folder, "sync_data", noting_sync)
+    await adapters.store.write_blocks(taken[0], 1, [b"n" * CHUNK_SIZE])
+    assert syncs == []
+    await adapters.store.set_offset(taken[0], 2 * CHUNK_SIZE, b"", None, keep_lease=True)
+    assert syncs == [2 * CHUNK_SIZE]
+    await adapters.store.write_blocks(taken[0], 2, [b"n" * CHUNK_SIZE])
+    await adapters.store.set_offset(taken[0], 3 * CHUNK_SIZE, b"", None, keep_lease=True)
+    assert syncs == [2 * CHUNK_SIZE, 3 * CHUNK_SIZE]
+    with pytest.raises(Conflict):
+        await adapters.store.write_blocks(old, 2, [b"late"])
 
 
 async def test_parts_are_joined_within_the_store(adapters: FilesAdapters) -> None:
@@ -554,7 +619,7 @@ async def test_the_migrations_make_the_tables_of_the_schema(adapters: FilesAdapt
             }
 
     assert normalized(adapters.inspector.folder / "gridcast.sqlite3") == normalized(path)
-    assert migration.newest_revision() == "0007"
+    assert migration.newest_revision() == "0008"
 
 
 async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(tmp_path: Path) -> None:

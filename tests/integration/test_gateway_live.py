@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.processes import ServiceProcess
+from tests.support.processes import ServiceProcess, StartService
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import (
     OK_RESPONSE,
@@ -18,6 +18,7 @@ from tests.support.scripted_upstream import (
     read_body,
     send_raw,
     send_request,
+    upstream_env,
     wait_for_access_log,
 )
 from tests.support.waiting import eventually
@@ -126,3 +127,30 @@ def test_a_refused_handshake_does_not_log_the_token(gateway: ServiceProcess) -> 
     assert parse_statuses(send_raw(gateway.port, "\r\n".join((*lines, "", "")).encode())) == [404]
     eventually(lambda: '"path": "/live/abc/key/-/media"' in gateway.log, 5, "the line")
     assert TOKEN not in gateway.log
+
+
+@pytest.mark.parametrize("path", ["index.m3u8", "media.m3u8", "0/init.mp4", "0/12.m4s"])
+def test_pages_of_other_origins_may_play_a_stream(
+    start_service: StartService, upstream: ScriptedUpstream, path: str
+) -> None:
+    """Row 40: the preflight that hls.js causes with a token or a range, and the fields of the answers, also of one that refuses."""
+    upstream.reset()
+    gateway = start_service("gateway", **upstream_env(upstream), GRIDCAST_ALLOWED_ORIGINS="https://player.example")
+    address = f"/live/{'0' * 32}/{path}"
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization, range"}
+    preflight = send_request(gateway.port, "OPTIONS", address, headers={"Origin": "https://player.example", **asked})
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == "https://player.example"
+    assert {"authorization", "range"} <= set(preflight.headers["access-control-allow-headers"].lower().split(", "))
+    assert "GET" in preflight.headers["access-control-allow-methods"]
+    assert not upstream.requests, "the gateway answers"
+    for method in ("GET", "HEAD"):
+        answer = send_request(gateway.port, method, address, headers={"Origin": "https://player.example"})
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == "https://player.example"
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert "Origin" in answer.headers["vary"]
+    other = send_request(gateway.port, "GET", address, headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+    refused = send_request(gateway.port, "GET", "/live/x/y/z", headers={"Origin": "https://player.example"})
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (404, "https://player.example")

@@ -84,7 +84,7 @@ async def test_an_interrupted_deletion_is_completed(adapters: GridFSAdapters, mo
         raise Killed(stream_id)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LiveGarbage, "_delete_segments", killed)
+        patched.setattr(LiveGarbage, "_delete_parts", killed)
         with pytest.raises(Killed):
             await adapters.live.delete_stream("s")
     assert await adapters.live.get_stream("s") is None
@@ -92,6 +92,18 @@ async def test_an_interrupted_deletion_is_completed(adapters: GridFSAdapters, mo
     assert adapters.inspector.count_live() == (2, 12)
     await adapters.keeper.delete_orphans()
     assert adapters.inspector.count_live() == (1, 6)
+
+
+async def test_messages_without_a_stream_are_deleted(adapters: GridFSAdapters) -> None:
+    """One that was counted before its stream was deleted, and inserted after it."""
+    messages = adapters.inspector.db["live_messages"]
+    await begin_stream(adapters, "z")
+    for stream in ("a", "s", "z"):
+        messages.insert_many([{"_id": f"{stream} {number}", "l": stream, "t": 0, "n": number} for number in range(3)])
+    for _ in range(2):
+        await adapters.keeper.delete_orphans()
+        assert sorted(messages.distinct("l")) == ["z"]
+    assert messages.count_documents({}) == 3
 
 
 async def test_segments_without_a_stream_are_deleted(adapters: GridFSAdapters) -> None:

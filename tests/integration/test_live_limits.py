@@ -17,9 +17,9 @@ from services.live.stream_writer import StreamWriter
 from tests.integration.test_live_ending import Service
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.fragmented_mp4 import fragment, init
-from tests.support.live_client import make_stream, media_of, read_file
+from tests.support.live_client import LiveClient, make_stream, media_of, read_file
 from tests.support.opened_stores import opened_store, with_stores
-from tests.support.processes import ServiceProcess, run_service
+from tests.support.processes import ServiceProcess, StartService, run_service
 from tests.support.tokens import AUTH_ENV, bearer, token
 
 BOTH = with_stores(("gridfs-motor",), ("files-sqlite",))
@@ -101,6 +101,50 @@ def test_media_is_taken_at_four_times_its_speed(guarded: ServiceProcess) -> None
     assert 1.5 < time.monotonic() - began < 10
 
 
+def test_a_stream_whose_rate_is_too_high_ends_with_its_file(
+    live_env: dict[str, str], library: ServiceProcess, start_service: StartService
+) -> None:
+    """Row 33."""
+    env = {**live_env, "GRIDCAST_LIVE_MAX_RATE": "2000", "GRIDCAST_LIVE_MAX_DURATION": "3600"}
+    service = start_service("services.live", **env)
+    client = make_stream(service)
+    assert client.made["limits"]["rate"] == 2000
+    answer = client.post(init() + b"".join(fragment(at, 2, fill=6000) for at in range(0, 60, 2)))
+    assert (answer.status_code, "limit of rate" in answer.json()["detail"]) == (413, True)
+    described = client.get()
+    assert (described["state"], described["reason"]) == ("ended", "limit of rate")
+    assert described["duration"] >= 30
+    assert len(read_file(library, client)) == described["file"]["length"]
+
+
+@pytest.mark.parametrize("way", ["body", "tus", "objects"])
+def test_without_room_in_the_quota_a_publisher_is_507_and_the_file_is_kept(
+    live_env: dict[str, str], start_service: StartService, way: str
+) -> None:
+    """Row 34."""
+    env = {**live_env, **AUTH_ENV, "GRIDCAST_MAX_BYTES_PER_OWNER": "1500000", "GRIDCAST_LIVE_MAX_DURATION": "3600"}
+    service, library = start_service("services.live", **env), start_service("services.stream", **env)
+    headers = bearer(token(f"{way}-owner", "publish read"))
+    made = httpx.post(f"{service.url}/live", json={"filename": f"{way} full.mp4"}, headers=headers, timeout=30)
+    client = LiveClient(service.url, made.raise_for_status().json())
+    fragments = [fragment(at, 1, fill=100_000) for at in range(20)]
+    if way == "body":
+        answer = client.post(init() + b"".join(fragments))
+    elif way == "tus":
+        answer = client.patch(0, init() + b"".join(fragments))
+    else:
+        answers = (client.put(f"seg{number}.m4s", data) for number, data in enumerate([init(), *fragments]))
+        answer = next(one for one in answers if one.status_code != 200)
+    assert answer.status_code == 507
+    described = httpx.get(f"{service.url}/live/{client.id}", headers=headers, timeout=30).json()
+    assert (described["state"], described["reason"]) == ("ended", "limit of storage")
+    assert described["duration"] >= 4
+    query = {"folder": "", "filename": f"{way} full.mp4"}
+    file = httpx.get(f"{library.url}/file/stream", params=query, headers=headers, timeout=30).raise_for_status()
+    assert len(file.content) == described["file"]["length"] <= 1_500_000
+    assert client.post(init()).status_code == 410
+
+
 @pytest.fixture
 async def limited(stores: list[StoreSettings]) -> AsyncIterator[Service]:
     async with opened_store(stores[0], quota=Quota(2_000_000, 10)) as store:
@@ -142,6 +186,20 @@ async def test_what_is_published_of_a_stream(limited: Service) -> None:
     assert limited.recorded.types[-1] == "live.warning"
     assert limited.recorded.types.count("live.warning") == 1
     assert limited.recorded.received[-1][1] == 5
+    await intake.writer.close()
+
+
+@BOTH
+@pytest.mark.anyio
+async def test_a_short_stream_is_warned_before_its_end(limited: Service) -> None:
+    """Row 33: a limit of less than five minutes is warned of in proportion, once."""
+    stream_id = await limited.make()
+    intake = await open_intake(limited, stream_id)
+    intake._limits = StreamLimits(1 << 34, 20.0)
+    with pytest.raises(LimitReached, match="duration"):
+        await feed_each(intake, [fragment(at, 1) for at in range(25)])
+    warned = [data for kind, data in limited.recorded.events if kind == "live.warning"]
+    assert warned == [{"kind": "limit", "limit": "duration", "seconds": 4}]
     await intake.writer.close()
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.signing import make_secret
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.store_inspectors import StoreInspector
 from tests.support.tokens import AUTH_ENV, authorized

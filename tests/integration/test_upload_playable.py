@@ -65,6 +65,7 @@ def test_an_index_in_front_is_told_once_with_an_address(upload: ServiceProcess, 
         "layout": "index-first",
         "playable": True,
         "reason": None,
+        "list": None,
     }
     assert address.startswith("/upload/")
     assert address.endswith("/stream")
@@ -82,6 +83,8 @@ def test_layouts_are_told(
     (told,) = eventually(ear.playable)
     assert (told["layout"], told["reason"], told["playable"]) == (layout, reason, reason is None)
     assert (told["address"] is None) is (reason is not None)
+    listed = None if layout != "fragmented" else told["address"].replace("/stream", "/media.m3u8")
+    assert told["list"] == listed
 
 
 @pytest.mark.parametrize("way", ["put", "form", "tus"])

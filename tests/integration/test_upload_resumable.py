@@ -19,8 +19,8 @@ from services.common.store.upload_store import FinishedUpload, InProgressUpload,
 from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor
+from services.common.uploads.policy import UploadPolicy
 from services.upload.playback import PlaybackReporter
-from services.upload.policy import UploadPolicy
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads

@@ -20,11 +20,12 @@ from services.common.store.factory import MediaStore, open_store
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
 from services.common.uploads.event_data import describe_event
-from services.upload.webhooks import delivery_worker, http_sender
-from services.upload.webhooks.endpoints import Endpoint
-from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
+from services.common.webhooks import http_sender
+from services.common.webhooks.endpoints import Endpoint
+from services.common.webhooks.http_sender import HTTPSender, Resolve, SendError
+from services.common.webhooks.signing import make_secret
+from services.upload.webhooks import delivery_worker
 from services.upload.webhooks.retry_schedule import MAX_TRIES, Decision, TryOutcome, decide
-from services.upload.webhooks.signing import make_secret
 from services.upload.webhooks.webhooks import Webhooks
 from tests.support.numeric_hosts import NUMERIC_HOSTS
 from tests.support.opened_stores import with_stores

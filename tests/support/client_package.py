@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.support.processes import run_module
+from tests.support.shared_folders import make_once
 
 CLIENT_DIR = Path(__file__).parents[2] / "clients/python"
 
@@ -44,13 +45,20 @@ class ClientEnvironment:
 @pytest.fixture(scope="session")
 def client_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """Built and installed offline: what it requires is packed into wheels from the environment of this process."""
-    return create_environment(tmp_path_factory.mktemp("client"), "redis")
+    return shared_environment(tmp_path_factory, "redis")
 
 
 @pytest.fixture(scope="session")
 def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> ClientEnvironment:
     """The same with the command `gridcast`."""
-    return create_environment(tmp_path_factory.mktemp("command-line"), "cli")
+    return shared_environment(tmp_path_factory, "cli")
+
+
+def shared_environment(factory: pytest.TempPathFactory, extra: str) -> ClientEnvironment:
+    """The environment with that extra, which the whole run shares."""
+    folder = make_once(factory, f"client-{extra}", lambda folder: create_environment(folder, extra))
+    (wheel,) = folder.glob("wheels/gridcast-*.whl")
+    return ClientEnvironment(wheel, folder / "environment/bin/python")
 
 
 def run_gridcast(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Fixture: small media files of every container whose facts are read, made by ffmpeg and ImageMagick once per session.
+"""Fixture: small media files of every container whose facts are read, made by ffmpeg and ImageMagick once per run.
 
 One ffmpeg makes many files, because starting it takes longer than encoding one second of a small picture.
 """
@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 
 from tests.support.programs import require_program
+from tests.support.shared_folders import make_once
 
 _VIDEO_SOURCE = ["-f", "lavfi", "-i", "testsrc=size=96x64:rate=12:duration=1.5"]
 _AUDIO_SOURCE = ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=1.5"]
@@ -147,7 +148,11 @@ def container_samples(tmp_path_factory: pytest.TempPathFactory) -> ContainerSamp
     """Make all files: about five seconds of processor time."""
     ffmpeg, ffprobe = require_program("ffmpeg", "ffmpeg"), require_program("ffprobe", "ffmpeg")
     convert = require_program("convert-im6.q16", "imagemagick")
-    folder = tmp_path_factory.mktemp("containers")
+    folder = make_once(tmp_path_factory, "containers", lambda folder: _make_samples(ffmpeg, convert, folder))
+    return ContainerSamples(folder, ffprobe)
+
+
+def _make_samples(ffmpeg: str, convert: str, folder: Path) -> None:
     base = [ffmpeg, "-v", "error", "-nostdin", "-y"]
     targets = [argument for name, options in _ENCODED.items() for argument in (*options, str(folder / name))]
     encode = [*base, *_VIDEO_SOURCE, *_AUDIO_SOURCE, *targets]
@@ -162,7 +167,6 @@ def container_samples(tmp_path_factory: pytest.TempPathFactory) -> ContainerSamp
         output = subprocess.run(command, check=True, timeout=20, capture_output=True).stdout
         (folder / name).write_bytes(output)
     _write_derived(folder)
-    return ContainerSamples(folder, ffprobe)
 
 
 _PIPED = {

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.shared_folders import make_once
+
 VIDEO, AUDIO = 1, 2
+LIVE_SAMPLE = "sample.mp4"
 VIDEO_TIMESCALE, AUDIO_TIMESCALE = 90_000, 48_000
 _SYNC, _NON_SYNC = 0x02000000, 0x01010000
 
@@ -70,10 +73,12 @@ def fragment(
 @pytest.fixture(scope="session")
 def live_sample(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ffmpeg sends as one endless body: 12 s of H.264 and AAC, a key frame and a fragment each second."""
-    path = tmp_path_factory.mktemp("live") / "sample.mp4"
+    return make_once(tmp_path_factory, "live", lambda folder: _encode(ffmpeg, folder / LIVE_SAMPLE)) / LIVE_SAMPLE
+
+
+def _encode(ffmpeg: str, path: Path) -> None:
     command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=25:duration=12"]
     command += ["-f", "lavfi", "-i", "sine=duration=12", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25"]
     command += ["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "48k", "-f", "mp4"]
     command += ["-movflags", "frag_keyframe+empty_moov+default_base_moof", str(path)]
     subprocess.run(command, check=True, timeout=100)
-    return path

@@ -15,17 +15,20 @@ from services.common.media import MediaName, sha256_etag
 from services.common.store.files.files_database import FilesDatabase, open_files_database
 from services.common.store.files.garbage_collector import FilesGarbageCollector
 from services.common.store.files.growing_files import FilesGrowingFiles
+from services.common.store.files.live_messages import FilesLiveMessages
 from services.common.store.files.live_store import FilesLiveStore
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.upload_store import FilesUploadStore
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector
 from services.common.store.gridfs.growing_files import GridFSGrowingFiles
+from services.common.store.gridfs.live_messages import GridFSLiveMessages
 from services.common.store.gridfs.live_store import GridFSLiveStore
 from services.common.store.gridfs.media_reader import GridFSMediaReader
 from services.common.store.gridfs.mongo import MongoDriver, open_mongo_database
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.growing_files import GrowingFiles
+from services.common.store.live_messages import LiveMessages
 from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
 from services.common.store.quotas import NO_QUOTA, Quota
@@ -65,11 +68,13 @@ class StoreAdapters(ABC):
         reader: MediaReader,
         growing: GrowingFiles,
         live: LiveStore,
+        messages: LiveMessages,
         inspector: StoreInspector,
     ) -> None:
         self.store = store
         self.growing = growing
         self.live = live
+        self.messages = messages
         self.keeper = keeper
         self.reader = reader
         self.inspector = inspector
@@ -125,6 +130,7 @@ class GridFSAdapters(StoreAdapters):
             GridFSMediaReader(mongo),
             GridFSGrowingFiles(mongo, store),
             GridFSLiveStore(mongo),
+            GridFSLiveMessages(mongo),
             inspector,
         )
 
@@ -149,6 +155,7 @@ class FilesAdapters(StoreAdapters):
             FilesMediaReader(files),
             FilesGrowingFiles(files, store),
             FilesLiveStore(files),
+            FilesLiveMessages(files),
             inspector,
         )
 

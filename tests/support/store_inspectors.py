@@ -119,6 +119,7 @@ class StoreInspector(Protocol):
 
 LIVE = ("live", "live_segments")
 """The collections of live streams."""
+MESSAGES = "live_messages"
 
 
 class MongoInspector:
@@ -177,7 +178,17 @@ class MongoInspector:
         return _has_no_garbage(self)
 
     def clear(self) -> None:
-        for name in ("media", "fs.chunks", "fs.files", "revoked", "quotas", "deliveries", "webhook_endpoints", *LIVE):
+        for name in (
+            "media",
+            "fs.chunks",
+            "fs.files",
+            "revoked",
+            "quotas",
+            "deliveries",
+            "webhook_endpoints",
+            MESSAGES,
+            *LIVE,
+        ):
             self.db[name].delete_many({})
 
     def delete_blocks(self, file: Any, first: int = 0) -> None:
@@ -363,6 +374,7 @@ class FilesInspector:
             "webhook_endpoints",
             *LIVE,
             "live_epochs",
+            MESSAGES,
         ):
             with contextlib.suppress(sqlite3.OperationalError):  # before the first service has started
                 self.query(f"DELETE FROM {table}")

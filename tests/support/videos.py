@@ -1,4 +1,4 @@
-"""Fixtures: real videos of one minute with a key frame every two seconds, encoded by ffmpeg once per session."""
+"""Fixtures: real videos of one minute with a key frame every two seconds, encoded by ffmpeg once per run."""
 
 import shutil
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+
+from tests.support.shared_folders import make_once
 
 DURATION_SECONDS = 60
 FRAMES_PER_SECOND = 25
@@ -33,7 +35,11 @@ def ffmpeg() -> str:
 @pytest.fixture(scope="session")
 def sample_videos(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> SampleVideos:
     """Encode both videos."""
-    folder = tmp_path_factory.mktemp("videos")
+    folder = make_once(tmp_path_factory, "videos", lambda folder: _encode(ffmpeg, folder))
+    return SampleVideos(folder / "minute.webm", folder / "minute.mp4", DURATION_SECONDS, ffmpeg)
+
+
+def _encode(ffmpeg: str, folder: Path) -> None:
     webm, mp4 = folder / "minute.webm", folder / "minute.mp4"
     vp9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", "-b:v", "300k"]
     h264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
@@ -41,4 +47,3 @@ def sample_videos(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Samp
     for codec, target in ((vp9, webm), (h264, mp4)):
         command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, *codec, "-g", "50", str(target)]
         subprocess.run(command, check=True, timeout=100)
-    return SampleVideos(webm, mp4, DURATION_SECONDS, ffmpeg)

@@ -1,10 +1,11 @@
 /** @import { LiveCreated, LiveEnded, LiveInfo, LiveOptions, LivePage, PublishOptions, PublishTarget } from "./types.js" */
-/** @import { CloudEvent } from "./types.js" */
+/** @import { CloudEvent, LiveMessage, LiveMessagePage, MessageReceipt } from "./types.js" */
 /** @import { Gridcast } from "./index.js" */
 import { wait } from "./backoff.js";
 import { Broadcast } from "./broadcast.js";
 import { GridcastError } from "./errors.js";
 import { httpOf } from "./http.js";
+import { MessageTrack } from "./live_messages.js";
 
 export { Broadcast };
 export { chooseType } from "./recorder.js";
@@ -144,6 +145,51 @@ export class Live {
   }
 
   /**
+   * Push an event to the topic of a stream that is live, and keep it with its media time. With the same `id` it is kept once.
+   * @param {string} id
+   * @param {string} type
+   * @param {unknown} [data]
+   * @param {{ at?: number, id?: string, signal?: AbortSignal }} [options] `at`: what its sender watches, in seconds of the stream
+   * @returns {Promise<MessageReceipt>}
+   */
+  async pushMessage(id, type, data = null, { at, id: message, signal } = {}) {
+    const body = new Blob([JSON.stringify({ type, data, id: message, at })]); // what is undefined is left out
+    const headers = { "content-type": "application/json" };
+    return JSON.parse((await this.#http.request("POST", `${path(id)}/messages`, { headers, body, signal })).text);
+  }
+
+  /**
+   * A page of the messages of a stream, by their media time in seconds.
+   * @param {string} id
+   * @param {{ from?: number, to?: number, after?: string | null, limit?: number, signal?: AbortSignal }} [range] `to` is left out
+   * @returns {Promise<LiveMessagePage>}
+   */
+  messages(id, { from, to, after, limit, signal } = {}) {
+    const query = new URLSearchParams();
+    if (from !== undefined) query.set("from", seconds(from));
+    if (to !== undefined) query.set("to", seconds(to));
+    if (after) query.set("after", after);
+    if (limit) query.set("limit", String(limit));
+    return this.#http.read(`${path(id)}/messages${query.size ? `?${query}` : ""}`, signal);
+  }
+
+  /**
+   * Call `listener` with each message of a stream when a player comes to its time: live, behind, and in a replay. The events must be
+   * connected for new ones.
+   * @param {string} id
+   * @param {() => number} time where the player is, as `() => video.currentTime`; NaN while that is not known
+   * @param {(message: LiveMessage) => void} listener
+   * @param {{ onSeek?: (time: number) => void, onError?: (error: Error) => void }} [options] `onSeek`: the player was moved; what is
+   *   shown belongs to another place
+   * @returns {() => void} ends it
+   */
+  onMessageAt(id, time, listener, options = {}) {
+    const read = (/** @type {{ from: number, to: number, after: string | null, signal: AbortSignal }} */ range) => this.messages(id, range);
+    const track = new MessageTrack(read, this.#events, `live/${id}`, time, { ...options, onMessage: listener });
+    return () => track.close();
+  }
+
+  /**
    * The address of a stream's playlist: for players.
    * @param {{ id: string, playlist?: string }} stream
    */
@@ -167,6 +213,12 @@ export class Live {
 
 /** @param {string} id */
 const path = (id) => `/live/${encodeURIComponent(id)}`;
+
+/**
+ * As the server reads times: no exponent.
+ * @param {number} value
+ */
+const seconds = (value) => Math.max(0, value).toFixed(3);
 
 /**
  * The state after an event of the stream's topic.

@@ -123,6 +123,8 @@ export interface Playable {
   reason: string | null;
   /** A path for a player, which needs no token; null where it is not playable. */
   address: string | null;
+  /** The path of an HLS list of the same bytes, which grows with the upload; null for other layouts than fragments. */
+  list: string | null;
 }
 
 /** A CloudEvents 1.0 event. */
@@ -160,6 +162,7 @@ export interface EventData {
   "live.warning": { kind: "gop" | "rate" | "limit" };
   "live.viewers": { viewers: number };
   "live.ended": { reason: string; file: LiveFile | null };
+  "live.message": LiveMessage & { id: string };
   /** To the sender: what of its stream is durable. */
   "live.received": { bytes: number; segment: number };
   "socket.expiring": { expires: string };
@@ -264,6 +267,8 @@ export interface UploadOptions {
   contentType?: string | undefined;
   /** Kept with the file. */
   metadata?: Record<string, string> | undefined;
+  /** The text of a signed link of kind `put`, in place of a token. It names the file and takes one upload. */
+  link?: string | undefined;
   /** Milliseconds since 1970: with it a Blob is known again after a reload, as a File is by its own. */
   lastModified?: number | undefined;
 }
@@ -406,6 +411,39 @@ export interface LiveInfo {
 
 export interface LiveEnded extends LiveInfo {
   file: LiveFile | null;
+}
+
+/** A time-coded message of a stream. */
+export interface LiveMessage {
+  /** Its id. */
+  message: string;
+  /** What its sender has called it. */
+  type: string;
+  /** Media time: seconds of the stream. */
+  time: number;
+  epoch: number;
+  /** When the media of that time was captured: ISO 8601, UTC. */
+  date: string;
+  data: unknown;
+}
+
+/** Where a message that was pushed is kept. */
+export interface MessageReceipt extends Omit<LiveMessage, "data"> {
+  /** Whether this id was there before; then that one stays as it was. */
+  duplicate: boolean;
+}
+
+/** Messages ordered by their time. */
+export interface LiveMessagePage {
+  messages: LiveMessage[];
+  /** `after` of the next page, null at the end. */
+  next: string | null;
+}
+
+export interface MessageTrackOptions {
+  onMessage: (message: LiveMessage) => void;
+  onSeek?: (time: number) => void;
+  onError?: (error: Error) => void;
 }
 
 export interface LivePage {

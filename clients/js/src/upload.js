@@ -124,7 +124,7 @@ export class Upload {
     await this.#running;
     await this.#prepare().catch(() => {});
     this.#store.remove(this.#key);
-    if (this.#id) await terminate(this.#http, this.#id);
+    if (this.#id) await terminate(this.#http, this.#path);
   }
 
   /**
@@ -231,9 +231,10 @@ export class Upload {
    * @param {AbortSignal} signal
    */
   async #create(signal) {
-    const { filename, folder, contentType = this.#file.type, metadata } = this.#options;
+    const { filename, folder, contentType = this.#file.type, metadata, link } = this.#options;
     const sid = this.#queue.sid() ?? "";
-    const pairs = Object.entries({ ...metadata, filename, folder, filetype: contentType, sid }).filter(([, value]) => value);
+    const name = link ? {} : { filename, folder }; // a link says it
+    const pairs = Object.entries({ ...metadata, ...name, filetype: contentType, sid }).filter(([, value]) => value);
     const { size } = this.#file;
     // Where digests cannot be had, one could not tell whether a lost response was a success.
     const whole = size > 0 && size <= Math.min(SMALL, this.#queue.chunkSize) && globalThis.crypto?.subtle !== undefined;
@@ -244,7 +245,7 @@ export class Upload {
     };
     try {
       const { header } = await this.#request("POST", signal, whole ? this.#file : undefined, headers);
-      const id = header("location")?.match(/([^/?#]+)$/)?.[1];
+      const id = header("location")?.match(/([^/?#]+)(\?.*)?$/)?.[1];
       if (!id) throw new GridcastError(0, "the server did not say where the upload is");
       this.#id = id;
       return this.#confirm(header);
@@ -253,7 +254,7 @@ export class Upload {
       // An earlier attempt may have stored the file, though its response was lost.
       const conflict = error.status === 409 && this.#uncertain;
       this.#uncertain ||= error.transient;
-      if (!conflict || !(await this.#isStored(signal))) throw error;
+      if (!conflict || this.#options.link || !(await this.#isStored(signal))) throw error;
       this.#finish(null);
       return true;
     }
@@ -274,7 +275,8 @@ export class Upload {
   }
 
   get #path() {
-    return this.#id ? `/file/tus/${this.#id}` : "/file/tus";
+    const { link } = this.#options;
+    return `/file/tus${this.#id && `/${this.#id}`}${link ? `?${new URLSearchParams({ link })}` : ""}`;
   }
 
   /**
@@ -379,10 +381,10 @@ function createOutcome() {
 /**
  * Delete an unfinished upload on the server. What cannot be deleted now expires by itself.
  * @param {Http} http
- * @param {string} id
+ * @param {string} path
  */
-export async function terminate(http, id) {
-  await http.request("DELETE", `/file/tus/${id}`, { headers: TUS }).catch(() => {});
+export async function terminate(http, path) {
+  await http.request("DELETE", path, { headers: TUS }).catch(() => {});
 }
 
 /** The size of a request where none was asked for. */

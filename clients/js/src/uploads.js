@@ -86,7 +86,7 @@ export class Uploads {
     const key = this.#store.key(this.#http.base, await this.#http.account(), upload);
     const id = this.#store.get(key)?.id;
     this.#store.remove(key);
-    if (id) await terminate(this.#http, id);
+    if (id) await terminate(this.#http, `/file/tus/${id}`);
   }
 
   /** @param {Upload} upload */

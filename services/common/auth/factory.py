@@ -12,6 +12,7 @@ from services.common.auth.key_ring import KeyRing, parse_key_ring
 from services.common.auth.key_sources import RingKeys
 from services.common.auth.keys import KeySource
 from services.common.auth.link_authenticator import LinkAuthenticator
+from services.common.auth.play_seals import PlaySealer
 from services.common.auth.revocations import RevocationList
 from services.common.auth.rights import parse_scope
 from services.common.auth.route_rules import RuleTable
@@ -36,6 +37,7 @@ class Auth:
     active_requests: ActiveRequests
     link_signer: LinkSigner
     links: LinkAuthenticator
+    play_seals: PlaySealer
     jwks: "JwksCache | None" = None
 
     def start(self) -> None:
@@ -89,6 +91,7 @@ def create_auth(settings: AuthSettings) -> Auth | None:
         ActiveRequests(revocations.check),
         link_signer,
         LinkAuthenticator(link_signer, revocations),
+        PlaySealer(ring, time.time),
         jwks,
     )
 

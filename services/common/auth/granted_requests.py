@@ -39,7 +39,10 @@ class GrantedRequests:
         return grant.identity if grant is not None and now < grant.valid_until else None
 
     def put(self, key: RequestKey, grant: Grant) -> None:
-        """Remember a decision; beyond MAX_GRANTED_REQUESTS the oldest is forgotten."""
+        """Remember a decision, unless its key is too long; beyond MAX_GRANTED_REQUESTS the oldest is forgotten."""
+        _, raw_path, query, token = key
+        if len(raw_path) + len(query) + len(token) > MAX_KEY_BYTES:
+            return
         self._grants.pop(key, None)
         if len(self._grants) >= MAX_GRANTED_REQUESTS:
             del self._grants[next(iter(self._grants))]
@@ -60,7 +63,5 @@ def request_key(scope: Scope) -> RequestKey | None:
             if token:
                 return None
             token = value
-    raw_path, query = scope["raw_path"], scope["query_string"]
-    if not (token or query) or len(token) + len(raw_path) + len(query) > MAX_KEY_BYTES:
-        return None
-    return method, raw_path, query, token
+    query: bytes = scope["query_string"]
+    return (method, scope["raw_path"], query, token) if token or query else None

@@ -12,7 +12,13 @@ from enum import Enum, auto
 from services.common.auth.rights import Verb
 from services.common.auth.signed_links import LinkKind
 from services.common.errors import MethodNotAllowed, NotFound
-from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
+from services.common.live.addresses import (
+    INDEX_TEMPLATE,
+    INIT_TEMPLATE,
+    MEDIA_TEMPLATE,
+    MESSAGES_TEMPLATE,
+    SEGMENT_TEMPLATE,
+)
 from services.common.media_path import PATH_PREFIX, PATH_TEMPLATE
 
 
@@ -81,6 +87,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     # The folder of each link that is made or prolonged is judged by the handler, and so is whose link it is.
     # The address is the right: a MAC that only the uploader receives. Players cannot send a token.
     "/upload/{address}/stream": {"GET": PUBLIC},
+    "/upload/{address}/media.m3u8": {"GET": PUBLIC},
+    "/upload/{address}/media.mp4": {"GET": PUBLIC},
     "/file/link": {"POST": Rule("link")},
     "/file/link/{id}": {"PATCH": Rule("link"), "DELETE": Rule("link")},
     "/auth/revocations": {"POST": Rule("admin")},
@@ -101,6 +109,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     MEDIA_TEMPLATE: {"GET": _WATCH},
     INIT_TEMPLATE: {"GET": _WATCH},
     SEGMENT_TEMPLATE: {"GET": _WATCH},
+    # A message is pushed to the topic of the stream, whose name the handler judges.
+    MESSAGES_TEMPLATE: {"GET": _WATCH, "POST": Rule("push")},
     # Ingest takes the publish token of the stream, and the handler judges it.
     "/live/{id}/tus": dict.fromkeys(("OPTIONS", "HEAD", "PATCH", "POST"), PUBLIC),
     "/live/{id}/media": dict.fromkeys(("POST", "PUT"), PUBLIC),

@@ -213,8 +213,10 @@ class Mp4Parser:
             words = [int.from_bytes(window[body + at : body + at + 4], "big") for at in (4, 12, 16, 20)]
             if len(self.movie.sample_defaults) < MAX_TRACKS:
                 self.movie.sample_defaults[words[0]] = (words[1], words[2], words[3])
-        elif box.type == b"sidx" and self._index is None:
-            self._index = read_segment_index(window, box, offset)
+        elif box.type == b"sidx":  # one for each track
+            index, known = read_segment_index(window, box, offset), self._index
+            if known is None or index.duration * known.timescale > known.duration * index.timescale:
+                self._index = index
         elif box.type == b"keys":
             self._keys = _read_keys(window, body, end)
         elif parent in {b"udta", b"ilst"}:

@@ -1,4 +1,4 @@
-"""Public addresses of a live stream: its lists, initialisation segments and segments. Pure.
+"""Public addresses of a live stream: its lists, initialisation segments, segments and messages. Pure.
 
 Each thing has one spelling, so that caches keep it once. Other addresses below `/live/` belong to the service that takes streams.
 """
@@ -12,19 +12,21 @@ INDEX_TEMPLATE = "/live/{id}/index.m3u8"
 MEDIA_TEMPLATE = "/live/{id}/media.m3u8"
 INIT_TEMPLATE = "/live/{id}/{epoch}/init.mp4"
 SEGMENT_TEMPLATE = "/live/{id}/{epoch}/{number}.m4s"
+MESSAGES_TEMPLATE = "/live/{id}/messages"
 
-LiveKind = Literal["index", "media", "init", "segment"]
+LiveKind = Literal["index", "media", "init", "segment", "messages"]
 TEMPLATES: dict[LiveKind, str] = {
     "index": INDEX_TEMPLATE,
     "media": MEDIA_TEMPLATE,
     "init": INIT_TEMPLATE,
     "segment": SEGMENT_TEMPLATE,
+    "messages": MESSAGES_TEMPLATE,
 }
 """The labels of these addresses in logs and metrics."""
 
 _CANONICAL_NUMBER = r"0|[1-9][0-9]{0,9}"
 _ADDRESS = re.compile(
-    rf"/live/(?P<id>[0-9a-z]{{8,64}})/(?:(?P<list>index|media)\.m3u8"
+    rf"/live/(?P<id>[0-9a-z]{{8,64}})/(?:(?P<list>index|media)\.m3u8|(?P<messages>messages)"
     rf"|(?P<epoch>{_CANONICAL_NUMBER})/(?:init\.mp4|(?P<number>{_CANONICAL_NUMBER})\.m4s))",
     re.ASCII,
 )
@@ -48,6 +50,8 @@ def parse_live_address(path: str) -> LiveAddress | None:
     stream_id = found["id"]
     if found["list"] is not None:
         return LiveAddress(stream_id, "index" if found["list"] == "index" else "media")
+    if found["messages"] is not None:
+        return LiveAddress(stream_id, "messages")
     epoch = int(found["epoch"])
     if found["number"] is None:
         return LiveAddress(stream_id, "init", epoch)

@@ -23,6 +23,11 @@ MIN_KEYED_SHARE = 0.75
 """Share of the target duration after which a key frame begins the next segment."""
 MAX_DROPPED_SECONDS = 30
 """Media without any key frame that is dropped before the stream is refused."""
+OTHER_PARAMETERS = "other tracks or codec parameters than the stream began with"
+TRACKS_APART = (
+    f"{OTHER_PARAMETERS}: audio and video apart, as a DASH muxer sends them, are not taken. Send them in the same fragments, with "
+    "ffmpeg by -f hls -hls_segment_type fmp4 in place of -f dash"
+)
 
 
 class Cut(NamedTuple):
@@ -183,7 +188,8 @@ class Cutter:
         Raises IncompatibleInit where its fragments cannot be part of the same file.
         """
         if self._init is not None and init.description != self._init.description:
-            raise IncompatibleInit("other tracks or codec parameters than the stream began with")
+            is_apart = bool(init.width) != bool(self._init.width)  # pictures in one, sound alone in the other
+            raise IncompatibleInit(TRACKS_APART if is_apart else OTHER_PARAMETERS)
         cut = Cut() if self._init is None or init.data == self._init.data else self.begin_source()
         self._init = init
         return cut

@@ -1,9 +1,10 @@
-"""The reserved header of a recording: `ftyp`, `moov` with the duration, padding, one `sidx` that ends where the media begins. Pure.
+"""The reserved header of a recording: `ftyp`, `moov` with the duration, padding, a `sidx` of each track. Pure.
 
-A player that has it seeks without reading the fragments (ISO/IEC 14496-12, 8.16.3). FFmpeg and ExoPlayer use an index only where it
-is one box whose references reach exactly to the end of the file.
+A player that has it seeks without reading the fragments (ISO/IEC 14496-12, 8.16.3). FFmpeg and ExoPlayer use the index of a track
+only where it is one box whose references reach exactly to the end of the file; of several, some versions of ExoPlayer use the last.
 """
 
+import itertools
 import struct
 from collections.abc import Sequence
 
@@ -16,6 +17,10 @@ _SIDX_BYTES = 40
 """A `sidx` of version 1 without references."""
 _MAX_REFERENCES = 0xFFFF
 _MAX_REFERENCE_BYTES = (1 << 31) - 1
+_AUDIO_FRAME_TICKS = 2048
+"""Of the longest frame of AAC. A segment is cut where a video frame begins, so that the audio frame that is heard there may be the
+last one of the segment before. FFmpeg looks it up in the index of the audio; where it did not find it close by, it would read the
+recording from its start."""
 _STARTS_WITH_SAP = 0x90000000
 """`starts_with_SAP` and `SAP_type` 1: a segment that begins with a key frame."""
 
@@ -27,27 +32,42 @@ def render_header(init: InitSegment, segments: Sequence[Segment], length: int) -
     """
     duration = segments[-1].start + segments[-1].duration if segments else 0
     lead = _movie(init, duration)
-    room = (length - len(lead) - _SIDX_BYTES - 8) // _REFERENCE_BYTES  # 8: a free box is no shorter
+    tracks = [*sorted(init.tracks.keys() - {init.main_track}), init.main_track]
+    room = (length - len(lead) - len(tracks) * _SIDX_BYTES - 8) // (len(tracks) * _REFERENCE_BYTES)  # 8: a free box
     if room < 1:
         raise ValueError(f"{length} bytes are too few for the header")
     step = -(-len(segments) // min(room, _MAX_REFERENCES)) or 1
-    index = _segment_index(init, segments, step, duration)
+    index = b""
+    for track in reversed(tracks):
+        index = _segment_index(init, track, segments, step, duration, len(index)) + index
     padding = length - len(lead) - len(index)
     return lead + struct.pack(">I4s", padding, b"free") + b"\x00" * (padding - 8) + index
 
 
-def _segment_index(init: InitSegment, segments: Sequence[Segment], step: int, duration: int) -> bytes:
-    """A `sidx` with one reference to each `step` segments: from the first one's start to that of the next reference."""
+def _segment_index(
+    init: InitSegment, track: int, segments: Sequence[Segment], step: int, duration: int, following: int
+) -> bytes:
+    """A `sidx` with one reference to each `step` segments: from the first one's start to that of the next reference.
+
+    `following` bytes of other indexes are between it and the media. The times of a track other than the main one are those of the
+    main track and later by an audio frame.
+    """
+    timescale, main_timescale = init.tracks[track].timescale, init.timescale
+    delay = 0 if track == init.main_track else _AUDIO_FRAME_TICKS
     first = segments[::step]
-    words: list[int] = []
-    for index, segment in enumerate(first):
-        follows = first[index + 1] if index + 1 < len(first) else None
-        end = follows.offset if follows else segments[-1].offset + segments[-1].size
-        time = (follows.start if follows else duration) - segment.start
-        if end - segment.offset > _MAX_REFERENCE_BYTES:
-            raise ValueError(f"a reference of more than {_MAX_REFERENCE_BYTES} bytes")
-        words += (end - segment.offset, time, _STARTS_WITH_SAP if segment.is_key else 0)
-    head = struct.pack(">IIIQQHH", 0x01000000, init.main_track, init.timescale, 0, 0, 0, len(first))
+    starts = [segment.start * timescale // main_timescale + delay for segment in first]
+    offsets = [segment.offset for segment in first]
+    if first:
+        starts.append(max(duration * timescale // main_timescale, starts[-1]))
+        offsets.append(segments[-1].offset + segments[-1].size)
+    sizes = [end - begin for begin, end in itertools.pairwise(offsets)]
+    if max(sizes, default=0) > _MAX_REFERENCE_BYTES:
+        raise ValueError(f"a reference of more than {_MAX_REFERENCE_BYTES} bytes")
+    words = [0] * (3 * len(first))
+    words[::3] = sizes
+    words[1::3] = [end - begin for begin, end in itertools.pairwise(starts)]
+    words[2::3] = [_STARTS_WITH_SAP if segment.is_key else 0 for segment in first]
+    head = struct.pack(">IIIQQHH", 0x01000000, track, timescale, starts[0] if first else 0, following, 0, len(first))
     return _box(b"sidx", head + struct.pack(f">{len(words)}I", *words))
 
 

@@ -79,6 +79,7 @@ class HTTPConnection(asyncio.Protocol):
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
         self._queue: deque[RequestCycle] = deque()  # pipelined behind the active one
+        self._left_behind: RequestCycle | None = None  # its client has gone behind the whole request
         self._deferred_error: GridcastError | None = None
         self._eof_received = False
         self._header_timer = Timeout(loop, self._on_header_timeout)
@@ -119,6 +120,8 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         if self._active is not None and not self._active.response_complete:
             self._active.disconnect()
+            if self._active.body.complete:
+                self._left_behind = self._active
         self._transport.resume_writing()
         self._release()
 
@@ -199,7 +202,12 @@ class HTTPConnection(asyncio.Protocol):
             self._send_timer.start(self.shutdown_send_timeout)
 
     def _peer_disconnected(self) -> bool:
-        """Whether the client has gone. A connection that is not read does not notice it; one that is read has ended then."""
+        """Whether the client has gone. A connection that is not read does not notice it; one that is read has ended then.
+
+        One that has gone behind its whole request counts as gone when the application has taken the request.
+        """
+        if self._left_behind is not None and self._left_behind.body.has_bytes():
+            return False
         if self._transport.is_closing() or not (self._eof_received or self._transport.read_paused):
             return self._transport.is_closing()
         is_in_body = self._receiving is not None and self._receiving is self._active

@@ -40,12 +40,13 @@ class RequestBodyReader:
     `complete`: its end has arrived, though bytes may still wait here.
     """
 
-    __slots__ = ("_buffer", "_changed", "_transport", "complete")
+    __slots__ = ("_buffer", "_changed", "_end_taken", "_transport", "complete")
 
     def __init__(self, transport: CoalescingTransport, *, complete: bool) -> None:
         self._transport = transport
         self._buffer: bytes | bytearray = b""
         self._changed = asyncio.Event()
+        self._end_taken = False
         self.complete = complete
         if complete:
             self._changed.set()
@@ -81,7 +82,16 @@ class RequestBodyReader:
     def take(self) -> bytes:
         """Return what has arrived."""
         data, self._buffer = bytes(self._buffer), b""
+        self._end_taken = self.complete
         return data
+
+    def has_bytes(self) -> bool:
+        """Whether bytes have arrived that were not taken."""
+        return bool(self._buffer)
+
+    def has_rest(self) -> bool:
+        """Whether bytes have arrived, or the end has, that were not taken."""
+        return bool(self._buffer) or (self.complete and not self._end_taken)
 
 
 class RequestCycle:
@@ -152,20 +162,26 @@ class RequestCycle:
                 await self._send_internal_error()
 
     def disconnect(self) -> None:
-        """Mark the client as disconnected, or as answered by the server itself: `receive` reports it, and nothing more is sent."""
+        """Mark the client as disconnected, or as answered by the server itself: `receive` reports it behind
+        the bytes that have arrived, and nothing more is sent.
+        """
         self.disconnected = True
         self.body.wake()
 
     # ASGI's receive.
 
     async def receive(self) -> Message:
-        """Return a piece of the body, or http.disconnect once the response is complete or the client has gone."""
+        """Return a piece of the body, or http.disconnect once the response is complete or the client has gone.
+
+        What a client has sent before it went comes first: a request that has arrived as a whole is carried out, though its response
+        reaches nobody.
+        """
         if self._awaiting_continue and not self._transport.is_closing():
             self._transport.write(CONTINUE)
             self._awaiting_continue = False
         if not self.disconnected and not self.response_complete:
             await self.body.wait()
-        if self.disconnected or self.response_complete:
+        if self.response_complete or (self.disconnected and not self.body.has_rest()):
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self.body.take(), "more_body": not self.body.complete}
 

@@ -9,6 +9,7 @@ from services.common.store.errors import InvalidStoreSettings
 from services.common.store.file_importer import FileImporter
 from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.growing_files import GrowingFiles
+from services.common.store.live_messages import LiveMessages
 from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
 from services.common.store.quotas import NO_QUOTA, Quota
@@ -30,6 +31,7 @@ class MediaStore:
     webhooks: WebhookStore
     playback: UploadPlayback
     live: LiveStore
+    messages: LiveMessages
     growing: GrowingFiles
     aclose: Callable[[], Awaitable[None]]
 
@@ -59,6 +61,7 @@ def _open_gridfs(
     from services.common.store.gridfs.file_importer import GridFSFileImporter  # noqa: PLC0415
     from services.common.store.gridfs.garbage_collector import GridFSGarbageCollector  # noqa: PLC0415
     from services.common.store.gridfs.growing_files import GridFSGrowingFiles  # noqa: PLC0415
+    from services.common.store.gridfs.live_messages import GridFSLiveMessages  # noqa: PLC0415
     from services.common.store.gridfs.live_store import GridFSLiveStore  # noqa: PLC0415
     from services.common.store.gridfs.media_reader import GridFSMediaReader  # noqa: PLC0415
     from services.common.store.gridfs.mongo import ConfigurationError, open_mongo_database  # noqa: PLC0415
@@ -81,6 +84,7 @@ def _open_gridfs(
         webhooks=GridFSDeliveryStore(mongo, timings),
         playback=GridFSUploadPlayback(mongo),
         live=GridFSLiveStore(mongo),
+        messages=GridFSLiveMessages(mongo),
         growing=GridFSGrowingFiles(mongo, uploads),
         aclose=mongo.aclose,
     )
@@ -94,6 +98,7 @@ def _open_files(
     from services.common.store.files.files_database import open_files_database  # noqa: PLC0415
     from services.common.store.files.garbage_collector import FilesGarbageCollector  # noqa: PLC0415
     from services.common.store.files.growing_files import FilesGrowingFiles  # noqa: PLC0415
+    from services.common.store.files.live_messages import FilesLiveMessages  # noqa: PLC0415
     from services.common.store.files.live_store import FilesLiveStore  # noqa: PLC0415
     from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
     from services.common.store.files.revocation_store import FilesRevocationStore  # noqa: PLC0415
@@ -111,6 +116,7 @@ def _open_files(
         webhooks=FilesDeliveryStore(files),
         playback=FilesUploadPlayback(files),
         live=FilesLiveStore(files),
+        messages=FilesLiveMessages(files),
         growing=FilesGrowingFiles(files, uploads),
         aclose=files.aclose,
     )

@@ -15,7 +15,7 @@ from services.common.store.upload_ids import parse_upload_id
 
 TAG_BYTES = 16
 
-_ADDRESS_FORM = re.compile(rf"([0-9a-f]{{24}})-([0-9a-f]{{24}})-([0-9a-f]{{{2 * TAG_BYTES}}})")
+_ADDRESS_FORM = re.compile(rf"([0-9a-f]{{24}})-([0-9a-f]{{24}})-([0-9a-f]{{{2 * TAG_BYTES}}})(?:\.[a-z2-7]*)?")
 _PURPOSE = b"gridcast: play while uploading\0"
 
 
@@ -40,7 +40,7 @@ def make_play_address(upload_id: str) -> str | None:
 
 
 def parse_play_address(text: str) -> PlayAddress | None:
-    """Return the parts of an address, None where the text has not that form."""
+    """Return the parts of an address without its seal (`auth.play_seals`), None where the text has not that form."""
     found = _ADDRESS_FORM.fullmatch(text)
     return None if found is None else PlayAddress(found[1], found[2], found[3])
 

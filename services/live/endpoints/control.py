@@ -10,13 +10,16 @@ from services.common.auth.identity import subject_of
 from services.common.errors import BadRequest
 from services.common.invisible import find_invisible
 from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_media_name
+from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import LiveState
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FOLDER, parameter_examples
+from services.common.webhooks.hook_protocol import HookQuestion
 from services.live.endpoints.dependencies import caller, live_context
 from services.live.live_streams import WantedStream, describe_limits
 from services.live.settings import MAX_GRACE_SECONDS, MAX_TARGET_SECONDS
+from services.live.stream_limits import StreamLimits
 
 router = APIRouter(tags=["live"], route_class=JSONRoute)
 
@@ -24,6 +27,8 @@ MAX_TITLE_LENGTH = 200
 MAX_DEFAULT_WINDOW_SECONDS = 86400
 MAX_PAGE = 200
 ENDED_BY_REQUEST = "ended"
+CONTENT_TYPE = "video/mp4"
+"""Of the file that a stream becomes, as the upload hook knows it."""
 
 StreamId = Annotated[
     str,
@@ -138,7 +143,7 @@ class StreamsResponse(BaseModel):
     next: str | None = Field(description="the value of `after` for the next page; null at the end")
 
 
-@router.post("/live", status_code=201, responses=openapi_problems(400, 409, 413, 415, 429, 503, 507))
+@router.post("/live", status_code=201, responses=openapi_problems(400, 403, 409, 413, 415, 429, 502, 503, 507))
 async def make_stream(request: Request, response: Response, wanted: StreamRequest) -> MadeStreamResponse:
     """Make a live stream. Its name is taken from now on: 409 where it has a file or another stream."""
     context = live_context(request)
@@ -149,16 +154,20 @@ async def make_stream(request: Request, response: Response, wanted: StreamReques
         raise missing_right(identity, "publish", name.folder)
     if find_invisible(wanted.title) is not None:
         raise BadRequest("title contains an invisible or control character")
-    context.disk_space.reserve(None)
+    asked = HookQuestion("live", name.folder, name.filename, None, CONTENT_TYPE, {}, subject_of(identity) or None)
+    answer = await context.ask_hook(asked)
+    answer.check_media_type(CONTENT_TYPE)
+    context.disk_space.reserve(BLOCK_SIZE)  # the header of its file, which comes last and when the disk may be full
     settings = context.settings
     stream, token = await context.streams.create(
         WantedStream(
-            name,
+            answer.place(name),
             wanted.title,
             wanted.window,
             wanted.takeover,
             settings.live_grace if wanted.grace is None else wanted.grace,
             wanted.target or settings.live_target_duration,
+            answer,
         ),
         subject_of(identity),
         client,
@@ -166,7 +175,7 @@ async def make_stream(request: Request, response: Response, wanted: StreamReques
     root = f"/live/{stream.new.id}"
     response.headers["location"] = root
     response.headers["cache-control"] = "no-store"
-    limits = describe_limits(context.streams.limits, stream.new.token_expires_at)
+    limits = describe_limits(StreamLimits.from_json(stream.new.limits_json), stream.new.token_expires_at)
     return MadeStreamResponse(
         id=stream.new.id,
         publish_token=token,

@@ -20,7 +20,10 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
+from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
+from services.common.webhooks.upload_hook import UploadHook
 from services.live.live_streams import LiveStreams
+from services.live.messages import TimedMessages
 from services.live.receiving import LiveReceiver
 from services.live.settings import LiveSettings
 from services.live.stream_ending import StreamEnder
@@ -38,9 +41,15 @@ class LiveContext:
     streams: LiveStreams
     ender: StreamEnder
     receiver: LiveReceiver
+    messages: TimedMessages
     limiter: UploadLimiter
     disk_space: DiskSpaceMonitor
     sids: SidSigner | None
+    hook: UploadHook | None = None
+
+    async def ask_hook(self, question: HookQuestion) -> HookAnswer:
+        """Ask the upload hook, where there is one. To be called before a name or space is held. Raises as `UploadHook.ask`."""
+        return ALLOWED if self.hook is None else await self.hook.ask(question)
 
     async def find(self, request: Request, stream_id: str, verb: Verb) -> LiveStream:
         """Return a stream for which the caller has the right. Raises NotFound, InsufficientScope."""

@@ -1,14 +1,19 @@
 """GET and HEAD /upload/{address}/stream: serves what is there of an upload, and waits a bounded time for what comes.
 
 The address is the right to read. It works until the outcome of the upload is forgotten: a player that has begun while the file was
-uploaded goes on after the commit, by the same address and the same entity tag.
+uploaded goes on after the commit, by the same address and the same entity tag. With authentication on it ends with the token that
+began the upload, with its subject and with its link, when these are revoked (`auth.play_seals`).
 """
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
-from services.common.errors import Gone, NotFound, ServiceUnavailable
+from services.common.auth.factory import Auth
+from services.common.auth.identity import Identity
+from services.common.errors import Gone, InvalidLink, InvalidToken, NotFound, ServiceUnavailable
 from services.common.http.encoding import Field, PreencodedHeaders
 from services.common.server.connection_info import connection_info
 from services.common.store.errors import CorruptFile
@@ -16,7 +21,7 @@ from services.common.store.play_addresses import PlayAddress, parse_play_address
 from services.common.store.upload_playback import UploadPlayback
 from services.common.telemetry import metrics
 from services.stream.block_cache import BlockCache
-from services.stream.growing.followed_upload import FollowedUpload, FollowedUploads, Starved
+from services.stream.growing.followed_upload import FollowedUpload, FollowedUploads, Starved, upload_ended
 from services.stream.growing.growing_blocks import GROWING_CACHE_BYTES, GrowingBlocks
 from services.stream.growing.plan import GrowingPlan, first_position, plan_growing
 from services.stream.inline_types import ATTACHMENT_POLICY, INLINE_POLICY, is_inline
@@ -36,11 +41,20 @@ class UploadPlaybackRoute:
     _cache: BlockCache
     _send_timeout: SendTimeoutMonitor
 
-    def open(self, playback: UploadPlayback, files: BlockCache, send_timeout: SendTimeoutMonitor) -> None:
+    _auth: Auth | None
+
+    def open(
+        self, playback: UploadPlayback, files: BlockCache, send_timeout: SendTimeoutMonitor, auth: Auth | None
+    ) -> None:
         """Begin to serve uploads; `files` reads those that are complete."""
+        self._auth = auth
         self._cache = BlockCache(GrowingBlocks(playback), GROWING_CACHE_BYTES)
         self._uploads = FollowedUploads(playback, self._cache, files)
         self._send_timeout = send_timeout
+
+    def play(self, address: PlayAddress) -> AbstractContextManager[FollowedUpload]:
+        """Follow an upload for one request. Raises ServiceUnavailable where there are too many."""
+        return self._uploads.play(address)
 
     async def aclose(self) -> None:
         """End what is in the background."""
@@ -50,13 +64,14 @@ class UploadPlaybackRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. Raises GridcastError only before the response has started."""
         scope["route"] = PLAY_TEMPLATE
-        address = parse_play_address(scope["path_params"]["address"])
+        text: str = scope["path_params"]["address"]
+        address = parse_play_address(text)
         if address is None:
             raise NotFound("this is no address of an upload")
         sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         outcome = "refused"
         try:
-            with sender, self._uploads.play(address) as upload:
+            with self._authorized(text), sender, self._uploads.play(address) as upload:
                 outcome = await self._respond(sender, scope, address, upload)
         except CorruptFile as error:
             metrics.CORRUPT_FILES.inc()
@@ -64,6 +79,11 @@ class UploadPlaybackRoute:
             outcome = "corrupt"
             if not sender.started:
                 raise ServiceUnavailable("the bytes of this upload cannot be read") from error
+        except (InvalidToken, InvalidLink):
+            outcome = "ended"
+            if not sender.started:
+                raise upload_ended() from None
+            _log.info("response aborted: who began the upload was revoked")
         except ClientStalled:
             outcome = "stalled"
         except ClientDisconnected:
@@ -74,6 +94,19 @@ class UploadPlaybackRoute:
             _log.warning("response aborted: the service is shutting down")
         finally:
             metrics.UPLOAD_PLAYER_RESPONSES.labels(outcome).inc()
+
+    @contextmanager
+    def _authorized(self, sealed_address: str) -> Iterator[None]:
+        """Let the response go on until who began the upload is revoked: InvalidToken, InvalidLink. Raises Gone without a seal."""
+        if self._auth is None:
+            yield
+            return
+        identity: Identity | None = self._auth.play_seals.open(sealed_address)
+        if identity is None:
+            raise upload_ended()
+        self._auth.revocations.check(identity)
+        with self._auth.active_requests.track(identity):
+            yield
 
     async def _respond(self, sender: ResponseSender, scope: Scope, address: PlayAddress, upload: FollowedUpload) -> str:
         """Send the response; returns how it ended. One that ends without its last chunk resets the connection."""

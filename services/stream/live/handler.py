@@ -1,4 +1,4 @@
-"""Answers requests for lists, initialisation segments and segments of live streams. Plain ASGI, as downloads are.
+"""Answers requests for lists, initialisation segments, segments and messages of live streams. Plain ASGI, as downloads are.
 
 What is in memory and small is answered without a task (`fast_path`). A request for a list with a segment that is to come is held.
 """
@@ -20,6 +20,7 @@ from services.common.live.addresses import LiveAddress, parse_live_address
 from services.common.live.multivariant import render_multivariant
 from services.common.live.reload import InvalidReload, Reload, decide, hold_seconds
 from services.common.server.connection_info import ConnectionInfo, connection_info
+from services.common.store.live_messages import LiveMessages
 from services.common.telemetry import metrics
 from services.stream.download import FIRST_BYTE_TIMEOUT_SECONDS
 from services.stream.live.list_requests import (
@@ -30,6 +31,7 @@ from services.stream.live.list_requests import (
     parse_list_request,
 )
 from services.stream.live.loaders import StreamLoaders
+from services.stream.live.messages import message_headers, parse_message_request, render_messages
 from services.stream.live.pieces import WRITE_BYTES, Piece, PieceReader
 from services.stream.live.renderings import View
 from services.stream.live.stream_loader import StreamLoader
@@ -47,6 +49,7 @@ class LiveHandler:
     Arguments:
         loaders: know the streams.
         pieces: reads segments.
+        messages: reads messages.
         viewers: counts who asks.
         send_timeout: ends responses to clients that do not read.
         cache_scope: `public` where all may read everything, else `private`.
@@ -57,12 +60,14 @@ class LiveHandler:
         self,
         loaders: StreamLoaders,
         pieces: PieceReader,
+        messages: LiveMessages,
         viewers: ViewerCounter,
         send_timeout: SendTimeoutMonitor,
         cache_scope: str,
     ) -> None:
         self._loaders = loaders
         self._pieces = pieces
+        self._messages = messages
         self._viewers = viewers
         self._send_timeout = send_timeout
         self._cache_scope = cache_scope
@@ -95,6 +100,8 @@ class LiveHandler:
         try:
             if address.kind in {"index", "media"}:
                 await self._answer_list(scope, address, receive, send, connection)
+            elif address.kind == "messages":
+                await self._answer_messages(scope, address, receive, send, connection)
             else:
                 await self._answer_piece(scope, address, receive, send, connection)
         except ClientStalled:
@@ -188,6 +195,23 @@ class LiveHandler:
                 await sender.send_chunk(view[begin : begin + WRITE_BYTES])
                 await sender.drain()
             await sender.send_last_chunk(b"")
+
+    # Messages.
+
+    async def _answer_messages(
+        self, scope: Scope, address: LiveAddress, receive: Receive, send: Send, connection: ConnectionInfo
+    ) -> None:
+        request = parse_message_request(scope["query_string"])
+        try:
+            async with asyncio.timeout(FIRST_BYTE_TIMEOUT_SECONDS):
+                loader = await self._loaders.open(address.stream_id)
+                _check_rights(scope, loader)
+                found = await self._messages.read_messages(address.stream_id, *request)
+        except TimeoutError:
+            raise ServiceUnavailable("the store does not respond") from None
+        body = render_messages(found, request.limit)
+        headers = message_headers(len(body), self._cache_scope, ended=loader.playlist.ended)
+        await self._send(scope, receive, send, connection, headers, _body(scope, body))
 
     # Segments and initialisation segments.
 

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from services.common.live.addresses import INDEX_TEMPLATE, INIT_TEMPLATE, MEDIA_TEMPLATE, SEGMENT_TEMPLATE
+from services.common.live.addresses import (
+    INDEX_TEMPLATE,
+    INIT_TEMPLATE,
+    MEDIA_TEMPLATE,
+    MESSAGES_TEMPLATE,
+    SEGMENT_TEMPLATE,
+)
+from services.common.store.live_messages import MAX_MESSAGES_READ
 from services.common.web.openapi import openapi_problems
 from services.stream.live.list_requests import LIST_MEDIA_TYPE, LONGEST_WINDOW_SECONDS
 
@@ -64,8 +71,42 @@ _DIRECTIVES = [
 ]
 
 
+_MESSAGE_PARAMETERS: list[dict[str, Any]] = [
+    {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+    for name, description, schema in (
+        ("from", "media time in seconds", {"type": "number", "minimum": 0, "maximum": 999_999_999}),
+        ("to", "media time in seconds, which is left out", {"type": "number", "minimum": 0, "maximum": 999_999_999}),
+        ("after", "`next` of the page before", {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,9}$"}),
+        ("limit", "messages of a page", {"type": "integer", "minimum": 1, "maximum": MAX_MESSAGES_READ}),
+    )
+]
+_MESSAGE_SCHEMA = {
+    "type": "object",
+    "required": ["message", "type", "time", "epoch", "date", "data"],
+    "properties": {
+        "message": {"type": "string", "description": "id of the message"},
+        "type": {"type": "string"},
+        "time": {"type": "number", "description": "media time in seconds of the file"},
+        "epoch": {"type": "integer"},
+        "date": {"type": "string", "description": "when that media was captured, RFC 3339"},
+        "data": {"description": "any JSON"},
+    },
+}
+_PAGE_SCHEMA = {
+    "type": "object",
+    "required": ["messages", "next"],
+    "properties": {
+        "messages": {"type": "array", "items": _MESSAGE_SCHEMA},
+        "next": {
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+            "description": "`after` of the next page; null at the end",
+        },
+    },
+}
+
+
 def add_live_paths(paths: dict[str, Any]) -> None:
-    """Add GET and HEAD of lists, initialisation segments and segments to the paths of an OpenAPI document."""
+    """Add GET and HEAD of lists, initialisation segments, segments and messages to the paths of an OpenAPI document."""
     text = {LIST_MEDIA_TYPE.decode("ascii"): {"schema": {"type": "string"}}}
     video = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
     stream, epoch, window = _STREAM_PARAMETER, _EPOCH_PARAMETER, _WINDOW_PARAMETER
@@ -75,6 +116,9 @@ def add_live_paths(paths: dict[str, Any]) -> None:
     _add(paths, INIT_TEMPLATE, "live_init", "The initialisation segment of an epoch", [stream, epoch], video)
     parameters = [stream, epoch, _SEGMENT_PARAMETER]
     _add(paths, SEGMENT_TEMPLATE, "live_segment", "One segment; it never changes", parameters, video)
+    page = {"application/json": {"schema": _PAGE_SCHEMA}}
+    parameters = [stream, *_MESSAGE_PARAMETERS]
+    _add(paths, MESSAGES_TEMPLATE, "live_messages", "Time-coded messages, by media time", parameters, page)
 
 
 def _add(

@@ -52,7 +52,7 @@ class LiveService:
         segments = SegmentCache(store.growing, settings.live_segment_cache_size)
         cache_scope = "public" if is_open else "private"
         pieces = PieceReader(segments, blocks, CommittedFiles(store.live), cache_scope)
-        self.handler = LiveHandler(self.loaders, pieces, self._viewers, send_timeout, cache_scope)
+        self.handler = LiveHandler(self.loaders, pieces, store.messages, self._viewers, send_timeout, cache_scope)
         metrics.LIVE_STREAMS.set_function(lambda: self.loaders.stream_count)
         metrics.LIVE_WAITING.set_function(lambda: self.loaders.waiting)
         metrics.LIVE_SEGMENT_CACHE_BYTES.set_function(lambda: segments.size_bytes)

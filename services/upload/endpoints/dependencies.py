@@ -21,16 +21,16 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor, UploadLimiter
 from services.common.uploads.outbox import OutboxPublisher
+from services.common.uploads.policy import UploadPolicy
 from services.common.web.content_length import parse_content_length
 from services.common.web.middleware import client_behind_gateway
+from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
+from services.common.webhooks.upload_hook import UploadHook
 from services.upload.links import LinkIssuer
 from services.upload.playback import PlaybackReporter
-from services.upload.policy import UploadPolicy
 from services.upload.progress import Progress, StartProgress
 from services.upload.settings import UploadSettings
 from services.upload.tus.resumable_uploads import ResumableUploads
-from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
-from services.upload.webhooks.upload_hook import UploadHook
 from services.upload.webhooks.webhooks import Webhooks
 from services.upload.writer.upload_writer import UploadWriter
 

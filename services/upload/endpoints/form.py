@@ -15,12 +15,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
+from services.common.auth.play_seals import describe_player
 from services.common.errors import BadRequest, ContentTooLarge
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name, validate_segment
 from services.common.store.upload_store import OutboxEvent
 from services.common.uploads.cleanup import CleanupRunner
+from services.common.uploads.file_metadata import encode_file_metadata, is_file_metadata
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
+from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.multipart import (
@@ -37,9 +40,7 @@ from services.upload.endpoints.multipart import (
 )
 from services.upload.endpoints.request import SidParam
 from services.upload.endpoints.response import stream_location, validator_headers
-from services.upload.file_metadata import encode_file_metadata, is_file_metadata
 from services.upload.progress import NullProgress, Progress, StartProgress
-from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
 from services.upload.writer.upload_writer import UploadWriter
 
 router = APIRouter(tags=["files"])
@@ -108,7 +109,8 @@ async def upload_form(
         writer = context.create_writer(body, identity, answer)
 
         def watch_file(sid: str | None, filename: str) -> None:
-            writer.watch_blocks(context.playback.watch(sid, filename, None), context.settings.unfinished_upload_ttl)
+            watch = context.playback.watch(sid, filename, None, describe_player(identity))
+            writer.watch_blocks(watch, context.settings.unfinished_upload_ttl)
 
         form = FormUpload(fields, start_progress, context.policy.check_media_type, watch_file, answer=answer)
         writer.expected_bytes = least or 0

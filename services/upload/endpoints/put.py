@@ -11,12 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
+from services.common.auth.play_seals import describe_player
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
 from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
+from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.endpoints.dependencies import request_body, upload_context
@@ -34,7 +36,6 @@ from services.upload.endpoints.request import (
 )
 from services.upload.endpoints.response import path_location, stream_location, validator_headers
 from services.upload.progress import Progress
-from services.upload.webhooks.hook_protocol import HookQuestion
 from services.upload.writer.upload_writer import UploadWriter
 
 router = APIRouter(tags=["files"])
@@ -107,7 +108,8 @@ async def _put(
         put_request = PutRequest(name, content_type, length, preconditions, verifiers, metadata_json)
         progress = context.start_progress_for(identity)(sid, name.filename, length)
         writer = context.create_writer(body, identity, answer)
-        writer.watch_blocks(context.playback.watch(sid, name.filename, length), context.settings.unfinished_upload_ttl)
+        watch = context.playback.watch(sid, name.filename, length, describe_player(identity))
+        writer.watch_blocks(watch, context.settings.unfinished_upload_ttl)
         try:
             event = await receive_put(body, put_request, writer, progress, context.cleanup)
         except AlreadyExists as error:

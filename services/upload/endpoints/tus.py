@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from services.common.auth.credentials import find_link
 from services.common.auth.identity import Identity, identity_of, link_of, subject_of
+from services.common.auth.play_seals import describe_player
 from services.common.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -25,16 +26,17 @@ from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
 from services.common.web.tus_responses import TUS_VERSION_FIELD, require_tus_version, tus_response
+from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import UploadContext, request_body, upload_context
 from services.upload.endpoints.request import digest_verifiers
 from services.upload.endpoints.response import validator_headers
+from services.upload.playback import PLAYER_KEY
 from services.upload.tus import headers as tus_headers
 from services.upload.tus.by_link import apply_link, check_limits, use_once
 from services.upload.tus.concatenation import Concatenator, ConcatTarget
 from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
-from services.upload.webhooks.hook_protocol import HookQuestion
 
 router = APIRouter(tags=["tus"])
 
@@ -119,6 +121,8 @@ async def tus_create(
         stored_metadata = {"metadata": upload_metadata or ""}
         stored_metadata |= {key: metadata[key] for key in ("filetype", "sid") if key in metadata}
         stored_metadata |= link_entry(identity)
+        if "sid" in metadata and identity is not None:
+            stored_metadata[PLAYER_KEY] = describe_player(identity)
         context.check_sid(identity, metadata.get("sid"))
         if concat is not None:
             stored_metadata["concat"] = (upload_concat or "").strip()

@@ -12,9 +12,9 @@ from services.common.errors import BadRequest, Conflict, NotFound
 from services.common.store.delivery_store import DeliveryState, ReplaySelection, WebhookDelivery
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.webhooks.endpoints import MAX_ENDPOINTS, Endpoint, parse_endpoint
+from services.common.webhooks.signing import make_secret
 from services.upload.endpoints.dependencies import upload_context
-from services.upload.webhooks.endpoints import MAX_ENDPOINTS, Endpoint, parse_endpoint
-from services.upload.webhooks.signing import make_secret
 from services.upload.webhooks.webhooks import Webhooks
 
 router = APIRouter(tags=["webhooks"], route_class=JSONRoute)

@@ -8,7 +8,7 @@ from services.common.errors import BadRequest, Conflict, ContentTooLarge, Invali
 from services.common.media import validate_media_name
 from services.common.store.revocation_store import LinkUses
 from services.common.uploads.cleanup import CleanupRunner
-from services.upload.policy import UploadPolicy
+from services.common.uploads.policy import UploadPolicy
 
 
 def apply_link(link: Link | None, metadata: dict[str, str], *, is_concat: bool) -> dict[str, str]:

@@ -22,7 +22,7 @@ from services.common.store.upload_store import (
 )
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor
-from services.upload.policy import UploadPolicy
+from services.common.uploads.policy import UploadPolicy
 from services.upload.progress import Progress
 from services.upload.tus.ownership import is_visible
 from services.upload.writer.upload_writer import UploadWriter

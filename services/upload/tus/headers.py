@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from services.common.errors import BadRequest, ChecksumMismatch
 from services.common.http.tus import parse_number
+from services.common.uploads.file_metadata import encode_file_metadata
 from services.upload.digests import DigestVerifier, decode_base64
-from services.upload.file_metadata import encode_file_metadata
 
 TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
 CHECKSUM_ALGORITHMS = "sha1,sha256"

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from services.common.auth.authorization import missing_right
 from services.common.auth.identity import Identity
+from services.common.auth.play_seals import describe_player
 from services.common.containers.layout import MAX_SCANNED_BLOCKS
 from services.common.errors import (
     AlreadyExists,
@@ -30,15 +31,15 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner, is_store_unavailable, run_shielded
 from services.common.uploads.limits import DiskSpaceMonitor
 from services.common.uploads.locks import UploadLocks
+from services.common.uploads.policy import UploadPolicy
+from services.common.webhooks.hook_protocol import StoredHookAnswer
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
-from services.upload.playback import PlaybackReporter
-from services.upload.policy import UploadPolicy
+from services.upload.playback import PLAYER_KEY, PlaybackReporter
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.ownership import is_visible
 from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
-from services.upload.webhooks.hook_protocol import StoredHookAnswer
 from services.upload.writer.rehash import ContentStateCache
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -232,7 +233,7 @@ class ResumableUploads:
         blocks_before, _ = writer.content_state
         try:
             if not is_empty and state.name is not None:
-                await self._watch_playback(writer, upload, state.metadata.get("sid"), filename)
+                await self._watch_playback(writer, upload, state.metadata, filename)
             await self._write_body(writer, body, request.verifiers, progress)
             if state.name is not None and writer.bytes_received == writer.length:
                 result = await self._commit(writer, state.name, state, progress)
@@ -253,12 +254,17 @@ class ResumableUploads:
         progress.close()
         return result
 
-    async def _watch_playback(self, writer: UploadWriter, upload: UploadHandle, sid: str | None, filename: str) -> None:
+    async def _watch_playback(
+        self, writer: UploadWriter, upload: UploadHandle, metadata: Mapping[str, str], filename: str
+    ) -> None:
         """Show the first blocks to the watch that tells the socket of the uploader whether the file can be played.
 
         Those that are stored are read again, once in each process: the one that has stored them may have ended before it told.
         """
-        watch = self._playback.watch(sid, filename, writer.length)
+        sid = metadata.get("sid")
+        # One that was begun by an earlier version falls with its owner.
+        player = metadata.get(PLAYER_KEY) or describe_player(Identity(upload.owner))
+        watch = self._playback.watch(sid, filename, writer.length, player)
         if watch is None or self._playback.has_told(upload.upload_id):
             return
         stored, _ = writer.content_state

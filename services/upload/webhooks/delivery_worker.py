@@ -14,10 +14,10 @@ from services.common.aio.cancellation import cancel_and_wait
 from services.common.errors import GridcastError
 from services.common.store.delivery_store import DeliveryOutcome, DeliveryStore, WebhookDelivery
 from services.common.telemetry import metrics
-from services.upload.webhooks.endpoints import Endpoint
-from services.upload.webhooks.http_sender import HTTPSender, Resolve, SendError
+from services.common.webhooks.endpoints import Endpoint
+from services.common.webhooks.http_sender import HTTPSender, Resolve, SendError
+from services.common.webhooks.signing import signature_headers
 from services.upload.webhooks.retry_schedule import TryOutcome, decide
-from services.upload.webhooks.signing import signature_headers
 
 CONCURRENCY = 8
 """Deliveries to one endpoint at the same time, in one process."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from services.common.store.delivery_store import EndpointStore
-from services.upload.webhooks.endpoints import Endpoint, parse_endpoint
+from services.common.webhooks.endpoints import Endpoint, parse_endpoint
 
 REFRESH_SECONDS = 5.0
 """How soon a replica knows of an endpoint that another one has added."""

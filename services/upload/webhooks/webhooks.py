@@ -10,11 +10,11 @@ from services.common.errors import GridcastError
 from services.common.store.delivery_store import WebhookStore
 from services.common.store.upload_store import OutboxEvent
 from services.common.telemetry import metrics
+from services.common.webhooks.endpoints import Endpoint
+from services.common.webhooks.http_sender import Resolve, Resolver
+from services.common.webhooks.messages import make_deliveries
 from services.upload.webhooks.delivery_worker import EndpointWorker
 from services.upload.webhooks.endpoint_registry import REFRESH_SECONDS, EndpointRegistry
-from services.upload.webhooks.endpoints import Endpoint
-from services.upload.webhooks.http_sender import Resolve, Resolver
-from services.upload.webhooks.messages import make_deliveries
 
 FIRST_RETRY_SECONDS = 0.2
 """Between attempts at the start, when the tables may not be created yet."""

@@ -8,6 +8,7 @@ import { chooseType, Live } from "@gridcast/client/live";
 import { liveState } from "@gridcast/client/rxjs";
 import { toArray, firstValueFrom } from "rxjs";
 import { WebSocket, WebSocketServer } from "ws";
+import { MessageTrack } from "./node_modules/@gridcast/client/src/live_messages.js";
 import { SendBuffer } from "./node_modules/@gridcast/client/src/send_buffer.js";
 import { recordableTypes } from "./node_modules/@gridcast/client/src/recorder.js";
 
@@ -282,4 +283,107 @@ test("the state of a stream follows its events, and completes with its end", asy
   assert.deepEqual(changes, [["waiting", 0, null], ["live", 0, codecs], ["live", 3, codecs], ["interrupted", 3, codecs], ["live", 3, codecs], ["ended", 3, codecs]]);
   assert.equal(states.at(-1).file.filename, "a.mp4");
   await closed; // nobody is left who needs the socket
+});
+
+/** Messages of a stream as the server gives them, a player that the test moves, and what was given to it. */
+function messageTrack(context, stored, more = {}) {
+  const state = { now: NaN, given: [], seeks: [], reads: [], hear: () => {}, gap: () => {} };
+  const events = {
+    subscribe: (topic, listener) => {
+      assert.equal(topic, "live/s1");
+      state.hear = (data) => listener({ type: "live.message", data: { id: "s1", ...data } });
+      return { ready: Promise.resolve(), unsubscribe: () => (state.left = true) };
+    },
+    onGap: (listener) => ((state.gap = listener), () => {}),
+  };
+  const read = async ({ from, to, after }) => {
+    state.reads.push([from, to, after]);
+    if (more.fails?.(state.reads.length)) throw new Error("away");
+    const found = stored.filter(({ time }) => time >= from && time < to);
+    const rest = after === null ? found : found.slice(Number(after));
+    const begin = found.length - rest.length;
+    return { messages: rest.slice(0, 2), next: rest.length > 2 ? String(begin + 2) : null };
+  };
+  const track = new MessageTrack(read, events, "live/s1", () => state.now, {
+    onMessage: ({ message }) => state.given.push(message),
+    onSeek: (time) => state.seeks.push(time),
+    onError: (error) => (state.error = error.message),
+  });
+  context.after(() => track.close());
+  state.track = track;
+  state.to = async (now) => {
+    state.now = now;
+    track.look();
+    await new Promise((resolve) => setImmediate(resolve)); // what is read is there
+    track.look();
+    return state.given.splice(0).join("");
+  };
+  return state;
+}
+const said = (message, time) => ({ message, type: "chat.said", time, epoch: 0, date: "", data: null });
+
+test("messages come when the player comes to them, once", async (context) => {
+  const state = messageTrack(context, [said("a", 1), said("b", 2), said("c", 2), said("d", 3.5), said("e", 58), said("f", 61)]);
+  assert.equal(await state.to(NaN), "");
+  assert.deepEqual(state.reads, []);
+  assert.equal(await state.to(0), "");
+  assert.equal(await state.to(1), "a");
+  assert.equal(await state.to(3), "bc");
+  state.hear(said("d", 3.5)); // read already
+  state.hear(said("g", 3.2));
+  assert.equal(await state.to(4), "gd");
+  state.hear(said("h", 1)); // its sender was a little behind
+  assert.equal(await state.to(4.2), "h");
+  assert.deepEqual(state.reads, [[0, 60, null], [0, 60, "2"], [0, 60, "4"]]);
+  for (let now = 5; now < 57; now += 2) assert.equal(await state.to(now), "");
+  assert.equal(await state.to(58), "e");
+  assert.equal(await state.to(62), "f", "what is read while it is played");
+  assert.deepEqual(state.seeks, []);
+});
+
+test("a player that is moved gets the messages of that place again", async (context) => {
+  const stored = [said("a", 1), said("b", 30), said("c", 500)];
+  const state = messageTrack(context, stored);
+  assert.equal(await state.to(0), "");
+  assert.equal(await state.to(1), "a");
+  assert.equal(await state.to(0.5), "");
+  assert.equal(await state.to(1), "a", "again");
+  assert.equal(await state.to(499), "");
+  assert.equal(await state.to(500), "c");
+  assert.deepEqual(state.seeks, [0.5, 499]);
+  state.hear(said("old", 400)); // of someone who has gone back
+  assert.equal(await state.to(500.1), "");
+  assert.equal(await state.to(29), "");
+  assert.equal(await state.to(30), "b");
+});
+
+test("a fault of the server is told, and read again later", async (context) => {
+  const state = messageTrack(context, [said("a", 1)], { fails: (number) => number === 1 });
+  const now = context.mock.method(Date, "now");
+  now.mock.mockImplementation(() => 1_000_000);
+  assert.equal(await state.to(0), "");
+  assert.equal(state.error, "away");
+  assert.equal(await state.to(1), "");
+  assert.equal(state.reads.length, 1);
+  now.mock.mockImplementation(() => 1_004_001);
+  assert.equal(await state.to(1), "a");
+  state.gap(); // events are missing
+  assert.equal(await state.to(1.1), "");
+  assert.equal(state.reads.length, 3);
+  state.track.close();
+  assert.equal(state.left, true);
+  assert.equal(await state.to(1.2), "");
+});
+
+test("a message is pushed with its time, and read by time", async (context) => {
+  const receipt = { message: "m", type: "chat.said", time: 3.25, epoch: 0, date: "d", duplicate: false };
+  const server = await serve(context, { fault: ({ method }) => (method === "POST" ? [201, {}, JSON.stringify(receipt)] : [200, {}, '{"messages":[],"next":null}']) });
+  const live = new Live(new Gridcast({ url: server.url }));
+  assert.deepEqual(await live.pushMessage("s1", "chat.said", { text: "x" }, { at: 3.25 }), receipt);
+  await live.pushMessage("s1", "chat.said", null, { id: "mine" });
+  assert.deepEqual(await live.messages("s1", { from: 1e-9, to: 60, after: "5-1", limit: 7 }), { messages: [], next: null });
+  const [first, second, third] = server.seen;
+  assert.deepEqual(JSON.parse(first.body), { type: "chat.said", data: { text: "x" }, at: 3.25 });
+  assert.deepEqual(JSON.parse(second.body), { type: "chat.said", data: null, id: "mine" });
+  assert.deepEqual([first.url, third.url], ["/live/s1/messages", "/live/s1/messages?from=0.000&to=60.000&after=5-1&limit=7"]);
 });

@@ -68,6 +68,21 @@ test("a token is asked for with every request, and once more on 401", async (con
   assert.equal(seen.length, 1, "a text does not change");
 });
 
+test("a link uploads without a token, under the name that it says", async (context) => {
+  const link = "v1.k/+.x";
+  let offset = 0;
+  const { url, seen } = await serve(context, ({ method, url: path, size }) => {
+    if (method === "POST") return [201, { location: "/base/file/tus/u1?link=v1.k%2F%2B.x", "upload-offset": 0 }];
+    return path.startsWith("/file/tus/u1?") ? (method === "DELETE" ? [204] : patched((offset += size))) : problem(404, path);
+  });
+  const { uploads } = new Gridcast({ url, token: "" });
+  await uploads.add(bytes(), { filename: "mine.bin", folder: "other", link }).done;
+  assert.deepEqual(seen.map((one) => [one.method, new URL(one.url, url).searchParams.get("link")]), [["POST", link], ["PATCH", link]]);
+  assert.equal(offset, SIZE);
+  assert.doesNotMatch(seen[0].headers["upload-metadata"] ?? "", /filename|folder/, "another name than the link's would be refused");
+  assert.equal(seen[0].headers.authorization, undefined);
+});
+
 test("links are made, prolonged and revoked; their life is by the server's clock", async (context) => {
   const now = Date.UTC(2001, 0, 1);
   const date = { date: new Date(now).toUTCString() };

@@ -36,6 +36,7 @@ VALUES = (
     values.DeliveryInfo,
     values.NewLive,
     values.LiveInfo,
+    values.LiveMessage,
     webhooks.WebhookEvent,
 )
 DOCUMENTED = (gridcast.Client, gridcast.AsyncClient, gridcast.Listener, gridcast.RemoteFile, gridcast.AsyncRemoteFile)

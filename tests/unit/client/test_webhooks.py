@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from gridcast.webhooks import CLOCK_TOLERANCE_SECONDS, InvalidWebhook, verify
-from services.upload.webhooks.signing import make_secret, signature_headers
+from services.common.webhooks.signing import make_secret, signature_headers
 
 SECRET, OTHER = make_secret(), make_secret()
 NOW = 1_800_000_000

@@ -16,11 +16,12 @@ import httpx
 import pytest
 
 from deploy.local.processes import PROJECT_ROOT, die_with_parent_command
-from services.upload.webhooks import delivery_worker, upload_hook
-from services.upload.webhooks.endpoints import parse_endpoints, parse_hook
-from services.upload.webhooks.hook_protocol import parse_answer
+from services.common.webhooks import upload_hook
+from services.common.webhooks.endpoints import parse_endpoints, parse_hook
+from services.common.webhooks.hook_protocol import parse_answer
+from services.common.webhooks.signing import make_secret, signature_headers
+from services.upload.webhooks import delivery_worker
 from services.upload.webhooks.retry_schedule import RETRY_DELAYS_SECONDS
-from services.upload.webhooks.signing import make_secret, signature_headers
 
 PAGE = (PROJECT_ROOT / "docs/webhooks.md").read_text("utf-8")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of Standard Webhooks: the same in every worker of xdist

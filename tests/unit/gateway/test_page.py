@@ -1,11 +1,16 @@
 """The parts of the web page that need no browser, in Node: the model of a long list, addresses, figures in words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.static_files import PAGE_DIR
+from services.common.auth.key_ring import parse_key_ring
+from services.common.auth.signed_links import Link, LinkSigner
+from services.common.media import MediaName
 from tests.support.page_program import run_page_program
+from tests.support.tokens import SECRET
 
 MODEL = """
 import { FileModel } from "./file_model.js";
@@ -75,6 +80,32 @@ const statuses = [0, 401, 403, 404, 409, 412, 413, 429, 503, 507].map((status) =
 console.log(JSON.stringify({
   sizes: [0, 1023, 1024, 150 * 1024, 5e9].map(size), rate: rate(2048), clocks: [0, 59.6, 3723].map(clock),
   spans: [0, 89, 90, 7800, 200000].map(span), statuses,
+}));
+"""
+NAMES = """
+import { canRename, faultOf, partsOf } from "./upload_name.js";
+const states = [
+  ["waiting", 0, null], ["paused", 0, null], ["paused", 5, null], ["sending", 0, null], ["stored", 5, null],
+  ["failed", 0, { status: 409 }], ["failed", 0, { status: 400 }], ["failed", 0, { status: 413 }], ["failed", 0, null],
+];
+console.log(JSON.stringify({
+  states: states.map(([state, sent, error]) => canRename({ state, sent, error })),
+  faults: ["", "a/b", "a\\\\b", "ä".repeat(128), "ä".repeat(127), "a b.txt"].map((name) => faultOf(name) !== ""),
+  parts: ["a.tar.gz", ".env", "README", "a."].map(partsOf),
+}));
+"""
+UPLOAD_LINKS = """
+import { isTaken, linkWords, readLink } from "./upload_link.js";
+import { readFileSync } from "node:fs";
+const { put, get } = JSON.parse(readFileSync("given.json", "utf-8"));
+const kinds = ["image/*"];
+const errors = [[403, ""], [409, "the link was used already"], [409, "the file exists"], [415, ""], [413, "5 bytes"]];
+console.log(JSON.stringify({
+  put: readLink(put),
+  none: [get, "", "v1", "v1.k.%%.x", "v1.k.bnVsbA.x"].map(readLink),
+  types: [["image/png", []], ["image/png", kinds], ["imagery/x", kinds], ["IMAGE/PNG; a=b", ["image/png"]], ["", kinds]]
+    .map(([type, types]) => isTaken(type, types)),
+  texts: errors.map(([status, message]) => linkWords({ status, message }, () => "words of the page")),
 }));
 """
 WEBHOOKS = """
@@ -156,6 +187,33 @@ def test_figures_and_errors_are_in_words(tmp_path: Path) -> None:
     assert seen["spans"] == ["0 s", "89 s", "2 min", "2 h 10 min", "2 days"]
     assert all(text[0].isupper() and text.endswith(".") for text in seen["statuses"])
     assert len(set(seen["statuses"])) == len(seen["statuses"])
+
+
+def test_names_can_be_changed_until_something_was_sent(tmp_path: Path) -> None:
+    seen = run_page_program(tmp_path, NAMES)
+    assert seen["states"] == [True, True, False, False, False, True, True, False, False]
+    assert seen["faults"] == [True, True, True, True, False, False]
+    assert seen["parts"] == [["a.tar", ".gz"], [".env", ""], ["README", ""], ["a", "."]]
+
+
+def test_link_that_uploads_says_what_was_asked_for(tmp_path: Path) -> None:
+    """It is read as the server writes it."""
+    signer = LinkSigner(parse_key_ring(f"k1 {SECRET}"))
+    name = MediaName("in/ä", "Bericht-é.pdf")
+    link = Link("i", "put", name, 1e9, "alice", max_size=5, media_types=("application/pdf",))
+    given = {"put": signer.sign(link), "get": signer.sign(replace(link, kind="get"))}
+    seen = run_page_program(tmp_path, UPLOAD_LINKS, given)
+    assert seen["put"] == {
+        "folder": name.folder,
+        "filename": name.filename,
+        "ends": 1e9,
+        "maxSize": 5,
+        "types": ["application/pdf"],
+    }
+    assert seen["none"] == [None] * 5
+    assert seen["types"] == [True, True, False, True, False]
+    assert len(set(seen["texts"])) == 5
+    assert seen["texts"][-1] == "words of the page"
 
 
 def test_webhooks_are_shown_when_they_are_asked_for_and_sent_again(tmp_path: Path) -> None:

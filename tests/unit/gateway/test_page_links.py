@@ -134,6 +134,10 @@ kept.set("gridcast:shares", JSON.stringify([{ id: "unknown", folder: "", filenam
 const foreign = new Shares(links, storage, clock);
 await foreign.revoke({ id: "unknown" });
 seen.foreign = foreign.all.length;
+const page = ({ link }) => `http://a/#/send?link=${link}`;
+const asked = await shares.ask(file("report.pdf", "in"), 100, { maxSize: 5 }, page);
+const kinds = new Shares(links, storage, clock).all.map(({ kind }) => kind);
+seen.asked = [asked.kind, asked.address.startsWith("http://a/#/send?link="), kinds];
 await pass(101_000);
 seen.ended = shares.all.length;
 kept.set("gridcast:shares", "{broken");
@@ -178,6 +182,7 @@ def test_shares_of_a_window_are_kept_without_their_credentials(tmp_path: Path) -
     assert seen["reloaded"] == [["2", "", "two", None], ["1", "demo", "one", None]]
     assert seen["failed"] == [503, 2]
     assert seen["left"] == ["two"]
+    assert seen["asked"] == ["put", True, ["put", "get"]]
     assert (seen["foreign"], seen["ended"], seen["broken"]) == (0, 0, [])
 
 

@@ -117,6 +117,26 @@ def test_each_limit_is_warned_of_once() -> None:
         before = after
     assert warned == [("duration", 3300)]
     assert list(LIMITS.warnings(Extent(600_000, 600.0), Extent(800_000, 800.0))) == [("bytes", 200.0)]
+    assert not list(LIMITS.warnings(Extent(600_000, 600.0), Extent(799_999, 800.0))), "more than a fifth is left"
+
+
+@given(
+    duration=st.floats(1, 100_000),
+    steps=st.lists(st.floats(0.01, 30), min_size=1, max_size=50),
+    rate=st.integers(1, 10**6),
+)
+def test_every_limit_is_warned_of_in_proportion(duration: float, steps: list[float], rate: int) -> None:
+    """Row 33: also a stream that may be no longer than the five minutes."""
+    limits = StreamLimits(1 << 60, duration)
+    scale = duration / sum(steps)
+    warned, before = [], Extent(0, 0.0)
+    for step in steps:
+        after = Extent(before.bytes + rate, before.seconds + step * scale)
+        warned += [(limit, left, step * scale) for limit, left in limits.warnings(before, after)]
+        before = after
+    assert [limit for limit, _, _ in warned] == ["duration"], "once, whatever the steps"
+    at_least = min(300.0, duration / 5)
+    assert warned[0][1] >= at_least - warned[0][2] - 0.01
 
 
 def test_the_rate_is_that_of_half_a_minute_of_media() -> None:

@@ -37,6 +37,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("live_max_duration", 0),
         ("live_max_rate", -1),
         ("live_max_streams_per_owner", -1),
+        ("live_max_messages", -1),
         ("live_max_publishers", 0),
         ("live_intake_factor", -1),
         ("live_target_duration", 0),

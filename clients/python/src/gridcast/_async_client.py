@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 from gridcast._async_shell import AsyncShell
 from gridcast._client import Client
 from gridcast._flows import live, single_requests
-from gridcast._flows.effects import ByteSource
-from gridcast._local.sources import AsyncIteratorSource, LiveSource, open_source
+from gridcast._local.sources import LiveSource, open_async_source
 from gridcast._local.targets import open_target
 from gridcast._operations import (
     DEFAULT_OUTAGE_SECONDS,
@@ -30,6 +29,7 @@ from gridcast.values import (
     EndpointInfo,
     FileInfo,
     LiveInfo,
+    LiveMessage,
     NewLive,
     ProgressCallback,
     PushReceipt,
@@ -81,7 +81,7 @@ class AsyncClient:
         progress: ProgressCallback | None = None,
     ) -> FileInfo:
         options = upload_options(content_type, metadata, sid, part_bytes, replace=replace)
-        opened = await asyncio.to_thread(_open_source, source, size)
+        opened = await asyncio.to_thread(open_async_source, source, size)
         try:
             return await self._shell.run(self._operations.upload(opened, path, options, state, progress))
         finally:
@@ -105,24 +105,14 @@ class AsyncClient:
         return await self._shell.run(self._operations.info(path))
 
     async def files(self, folder: str | None = None, *, query: str = "") -> AsyncIterator[FileInfo]:
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(
-                single_requests.list_files(self._operations.context, folder, query, after)
-            )
-            for one in page:
-                yield one
-            if after is None:
-                return
+        context = self._operations.context
+        async for one in self._shell.pages(lambda after: single_requests.list_files(context, folder, query, after)):
+            yield one
 
     async def folders(self) -> AsyncIterator[str]:
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(single_requests.list_folders(self._operations.context, after))
-            for one in page:
-                yield one
-            if after is None:
-                return
+        context = self._operations.context
+        async for one in self._shell.pages(lambda after: single_requests.list_folders(context, after)):
+            yield one
 
     async def remove(self, path: str, *, etag: str | None = None) -> None:
         await self._shell.run(single_requests.remove_file(self._operations.context, path, etag))
@@ -247,13 +237,26 @@ class AsyncClient:
     async def live_streams(
         self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
     ) -> AsyncIterator[LiveInfo]:
-        after: str | None = None
-        while True:
-            page, after = await self._shell.run(live.list_streams(self._operations.context, self.url, state, after))
-            for stream in page:
-                yield stream
-            if after is None:
-                return
+        context = self._operations.context
+        async for stream in self._shell.pages(lambda after: live.list_streams(context, self.url, state, after)):
+            yield stream
+
+    async def push_live_message(
+        self,
+        id: str,  # noqa: A002
+        type: str,  # noqa: A002
+        data: Any = None,
+        *,
+        at: float | None = None,
+        message_id: str | None = None,
+    ) -> LiveMessage:
+        message = {"type": type, "data": data, "at": at, "id": message_id}
+        return await self._shell.run(live.push_message(self._operations.context, id, message))
+
+    async def live_messages(self, id: str, start: float = 0.0, end: float | None = None) -> AsyncIterator[LiveMessage]:  # noqa: A002
+        context = self._operations.context
+        async for message in self._shell.pages(lambda after: live.list_messages(context, id, start, end, after)):
+            yield message
 
     async def end_live(self, id: str) -> LiveInfo:  # noqa: A002
         return await self._shell.run(live.end_stream(self._operations.context, self.url, id))
@@ -301,11 +304,3 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
-
-
-def _open_source(source: UploadSource | AsyncIterable[bytes], size: int | None) -> ByteSource:
-    if isinstance(source, AsyncIterable) and not hasattr(source, "read"):
-        opened = AsyncIteratorSource(source)
-        opened.size = size
-        return opened
-    return open_source(source, size)

@@ -1,7 +1,7 @@
 """The asynchronous shell: performs the effects of a flow in an event loop, and local files in its threads."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from gridcast._flows.effects import (
@@ -25,6 +25,7 @@ from gridcast._tokens import TokenCache
 from gridcast._transport import AsyncHttpTransport, AsyncResponseStream
 
 T = TypeVar("T")
+Page = tuple[Sequence[T], str | None]
 
 
 class AsyncShell:
@@ -52,6 +53,16 @@ class AsyncShell:
         finally:
             flow.close()
             await asyncio.shield(performer.close_stream())
+
+    async def pages(self, flow_of: Callable[[str | None], Flow[Page[T]]]) -> AsyncIterator[T]:
+        """Iterate over the entries of all pages. `flow_of` makes the flow of one, of its `after`: entries, and the next `after`."""
+        after: str | None = None
+        while True:
+            page, after = await self.run(flow_of(after))
+            for one in page:
+                yield one
+            if after is None:
+                return
 
 
 class _AsyncPerformer:

@@ -26,6 +26,7 @@ from gridcast.values import (
     EndpointInfo,
     FileInfo,
     LiveInfo,
+    LiveMessage,
     NewLive,
     ProgressCallback,
     PushReceipt,
@@ -144,21 +145,13 @@ class Client:
 
         `query` is what the filename begins with or contains, in any case.
         """
-        after: str | None = None
-        while True:
-            page, after = self._shell.run(single_requests.list_files(self._operations.context, folder, query, after))
-            yield from page
-            if after is None:
-                return
+        context = self._operations.context
+        yield from self._shell.pages(lambda after: single_requests.list_files(context, folder, query, after))
 
     def folders(self) -> Iterator[str]:
         """Iterate over the folders that hold files, by name; the empty one is for files in none."""
-        after: str | None = None
-        while True:
-            page, after = self._shell.run(single_requests.list_folders(self._operations.context, after))
-            yield from page
-            if after is None:
-                return
+        context = self._operations.context
+        yield from self._shell.pages(lambda after: single_requests.list_folders(context, after))
 
     def remove(self, path: str, *, etag: str | None = None) -> None:
         """Delete a file; with `etag`, only that version. Raises FileMissing, or NameConflict for another version."""
@@ -317,12 +310,30 @@ class Client:
         self, state: Literal["waiting", "live", "interrupted", "ended"] | None = None
     ) -> Iterator[LiveInfo]:
         """Iterate over the live streams that the caller may watch; those that have not ended, where no state is given."""
-        after: str | None = None
-        while True:
-            page, after = self._shell.run(live.list_streams(self._operations.context, self.url, state, after))
-            yield from page
-            if after is None:
-                return
+        context = self._operations.context
+        yield from self._shell.pages(lambda after: live.list_streams(context, self.url, state, after))
+
+    def push_live_message(
+        self,
+        id: str,  # noqa: A002
+        type: str,  # noqa: A002
+        data: Any = None,
+        *,
+        at: float | None = None,
+        message_id: str | None = None,
+    ) -> LiveMessage:
+        """Push an event to the topic of a stream that is live, and keep it with its media time, so that a replay shows it there.
+
+        `at` is what its sender watches, in seconds of the stream; what is captured now by default. With `message_id` a push that
+        failed may be repeated: it is kept once. Raises NameConflict before the stream has begun, FileMissing where it has ended.
+        """
+        message = {"type": type, "data": data, "at": at, "id": message_id}
+        return self._shell.run(live.push_message(self._operations.context, id, message))
+
+    def live_messages(self, id: str, start: float = 0.0, end: float | None = None) -> Iterator[LiveMessage]:  # noqa: A002
+        """Iterate over the messages of a stream by their media time, from `start` on and before `end`, in seconds."""
+        context = self._operations.context
+        yield from self._shell.pages(lambda after: live.list_messages(context, id, start, end, after))
 
     def end_live(self, id: str) -> LiveInfo:  # noqa: A002
         """End a live stream; what came is its file."""

@@ -1,7 +1,7 @@
 """The blocking shell: performs the effects of a flow one after the other."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from gridcast._flows.effects import (
@@ -23,6 +23,7 @@ from gridcast._tokens import TokenCache
 from gridcast._transport import HttpTransport, ResponseStream
 
 T = TypeVar("T")
+Page = tuple[Sequence[T], str | None]
 
 
 class SyncShell:
@@ -50,6 +51,15 @@ class SyncShell:
         finally:
             flow.close()
             performer.close_stream()
+
+    def pages(self, flow_of: Callable[[str | None], Flow[Page[T]]]) -> Iterator[T]:
+        """Iterate over the entries of all pages. `flow_of` makes the flow of one, of its `after`: entries, and the next `after`."""
+        after: str | None = None
+        while True:
+            page, after = self.run(flow_of(after))
+            yield from page
+            if after is None:
+                return
 
 
 class _Performer:

@@ -197,3 +197,20 @@ class LiveInfo:
     playlist: str
     reason: str | None
     viewers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMessage:
+    """A time-coded message of a live stream. `time` is its media time in seconds of the file, in an `epoch` of its sender.
+
+    `date` (RFC 3339) is when the media of that time was captured. `data` is None in the answer of a push, where `duplicate` says
+    whether the id was there before.
+    """
+
+    id: str
+    type: str
+    time: float
+    epoch: int
+    date: str
+    data: Any = None
+    duplicate: bool = False

@@ -28,6 +28,7 @@ from services.common.store.live_store import (
 from services.common.store.upload_ids import UploadId
 
 live, segments, epochs, uploads = schema.live, schema.live_segments, schema.live_epochs, schema.uploads
+messages = schema.live_messages
 WITHOUT_PENDING = [column for column in live.c if column.name != "pending"]
 """What is read of a stream, but for its pending bytes."""
 
@@ -166,7 +167,7 @@ def delete_stream(transaction: Transaction, stream_id: str) -> bool:
 
 
 def _delete_parts(transaction: Transaction, stream_id: str) -> None:
-    for table in (segments, epochs):
+    for table in (segments, epochs, messages):
         transaction.connection.execute(delete(table).where(table.c.stream_id == stream_id))
 
 

@@ -22,7 +22,8 @@ def encode_definition(stream: NewStream) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-def _decode_definition(text: str, row: Row) -> NewStream:
+def decode_definition(text: str, row: Row) -> NewStream:
+    """What a stream is made of, out of its row."""
     fields: dict[str, Any] = json.loads(text)
     fields["name"] = MediaName(**fields["name"])
     fields["token_expires_at"] = datetime.fromisoformat(fields["token_expires_at"])
@@ -46,11 +47,6 @@ def encode_segment(stream_id: str, segment: Segment) -> dict[str, Any]:
     return {"stream_id": stream_id, **segment._asdict()}
 
 
-def decode_segment(row: Row) -> Segment:
-    """A row of `live_segments`."""
-    return Segment(*(row[field] for field in Segment._fields))
-
-
 def encode_epoch(stream_id: str, epoch: Epoch) -> dict[str, Any]:
     """A row of `live_epochs`."""
     return {"stream_id": stream_id, **asdict(epoch)}
@@ -69,7 +65,7 @@ def decode_stream(row: Row, clock: StoreClock, epochs: tuple[Epoch, ...] = ()) -
         for name in ("started_at", "advanced_at", "ended_at")
     )
     return LiveStream(
-        new=_decode_definition(row["definition"], row),
+        new=decode_definition(row["definition"], row),
         state=row["state"],
         reason=json.loads(row["reason"]),
         fencing_token=row["fencing_token"],

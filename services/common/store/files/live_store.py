@@ -81,7 +81,8 @@ class FilesLiveStore:
     async def read_segments(self, stream_id: str, first: int, limit: int = MAX_SEGMENTS_READ) -> Sequence[Segment]:
         """Read the rows up to the position's last segment."""
         statement = (
-            select(segments)
+            select(*(segments.c[name] for name in Segment._fields))
+            .select_from(segments)
             .join(live, live.c.id == segments.c.stream_id)
             .where(
                 segments.c.stream_id == stream_id,
@@ -91,8 +92,8 @@ class FilesLiveStore:
             .order_by(segments.c.number)
             .limit(max(0, min(limit, MAX_SEGMENTS_READ)))
         )
-        rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
-        return [live_rows.decode_segment(row) for row in rows]
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [Segment._make(row) for row in rows]
 
     async def set_publisher(self, stream_id: str, fencing_token: int, publisher: str) -> LiveStream:
         """Raise the stored fencing token."""

@@ -288,8 +288,8 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def write_at(descriptor: int, offset: int, pieces: Sequence[bytes]) -> None:
-    """Write all pieces from `offset` on, and begin to bring them to the disk."""
+def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: bool = False) -> None:
+    """Write all pieces from `offset` on. With `sync` all bytes of the file are durable then; else they begin to be written out."""
     with map_write_errors():
         views = [memoryview(piece) for piece in pieces if piece]
         position = offset
@@ -301,6 +301,9 @@ def write_at(descriptor: int, offset: int, pieces: Sequence[bytes]) -> None:
                 del views[0]
             if count:
                 views[0] = views[0][count:]
+        if sync:
+            sync_data(descriptor)
+            return
         if hasattr(os, "posix_fadvise"):
             # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
             os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)

@@ -17,6 +17,7 @@
                       which orders the calls of writers; file_id is that of the upload, or of the file that it has become
     live_segments     of streams; those behind the position's `last_segment` do not count
     live_epochs       of streams, with their initialisation segments; those from `epoch_count` on do not count
+    live_messages     of streams, by number, with their media time; `data` is JSON, `size_in_all` its length and that of all before
     posters           small pictures of files, by the id of the bytes: they go wherever these go. `poster` of a version is the tag
     revision_floors   the greatest revision of all names of a bucket whose rows were deleted
     quotas            how many bytes the current files of an owner have, null where that is not counted
@@ -340,3 +341,19 @@ live_epochs = Table(
     Column("file_time", BigInteger, nullable=False),
     Column("date", Double, nullable=False),
 )
+
+live_messages = Table(
+    "live_messages",
+    metadata,
+    Column("stream_id", _KEY_TYPE, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("message_id", _TEXT_TYPE, nullable=False),
+    Column("milliseconds", BigInteger, nullable=False),
+    Column("type", _TEXT_TYPE, nullable=False),
+    Column("data", _TEXT_TYPE, nullable=False),
+    Column("size_in_all", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("date", Double, nullable=False),
+)
+Index("live_messages_id", live_messages.c.stream_id, live_messages.c.message_id, unique=True)
+Index("live_messages_place", live_messages.c.stream_id, live_messages.c.milliseconds, live_messages.c.number)

@@ -59,6 +59,7 @@ INDEXES: dict[str, tuple[IndexSpec, ...]] = {
         ),
     ),
     "live_segments": (IndexSpec("place", ("l", "n"), unique=True),),
+    "live_messages": (IndexSpec("place", ("l", "t", "n")),),
     # MongoDB deletes what has ended.
     "revoked": (IndexSpec("ended", ("until",), options={"expireAfterSeconds": 0}),),
     # The two indexes of GridFS, with the names that drivers give them.

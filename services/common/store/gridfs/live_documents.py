@@ -14,6 +14,7 @@ live            one document for each stream
     pending         bytes of the sender behind its last complete fragment
     created_at, started_at, advanced_at, ended_at
     idle_since      advanced_at, else created_at
+    messages, message_bytes   how many messages were counted, and the bytes of their data (`live_messages`)
     keep_until      from when the garbage collector asks for its upload; missing where it has become a file
 live_segments   one document for each segment and for each epoch; one that a position does not reach does not count
     l, n            the stream's id, and the number of a segment; -1 and downwards are the epochs 0 and upwards
@@ -23,6 +24,7 @@ live_segments   one document for each segment and for each epoch; one that a pos
 """
 
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from bson import Binary, ObjectId
@@ -162,9 +164,12 @@ def _encode_segment(segment: Segment) -> Document:
     }
 
 
+_segment_values = itemgetter("n", "e", "o", "s", "t", "d", "ts", "at", "k")
+
+
 def decode_segment(stored: Document) -> Segment:
     """A segment, out of its document."""
-    return Segment(*(stored[name] for name in ("n", "e", "o", "s", "t", "d", "ts", "at", "k")))
+    return Segment._make(_segment_values(stored))
 
 
 def _encode_epoch(epoch: Epoch) -> Document:

@@ -9,7 +9,7 @@ from datetime import datetime
 from bson import ObjectId
 
 from services.common.store.gridfs.documents import Document
-from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.gridfs.mongo import MongoCollection, MongoDatabase, map_mongo_errors
 from services.common.store.limits import ORPHAN_SCAN_FILES
 
 FindReferenced = Callable[[list[ObjectId]], Awaitable[set[ObjectId]]]
@@ -24,7 +24,8 @@ class LiveGarbage:
     def __init__(self, mongo: MongoDatabase) -> None:
         self._live = mongo.collection("live")
         self._segments = mongo.collection("live_segments")
-        self._scan_after = ""
+        self._messages = mongo.collection("live_messages")
+        self._scan_after: dict[str, str] = {}
 
     async def delete_stream(self, stream_id: str) -> bool:
         """Delete a stream; False where there was none."""
@@ -39,7 +40,7 @@ class LiveGarbage:
         """Delete the streams whose bytes these were. Of one that has not become a file, its document stays until it is due."""
         for document in await self._find({"file": file_id}):
             if document["revision"] is None and document["state"] != "deleted":
-                await self._delete_segments(document["_id"])
+                await self._delete_parts(document["_id"])
             else:
                 await self.delete_stream(document["_id"])
 
@@ -52,20 +53,21 @@ class LiveGarbage:
         for document in due:
             if document["file"] not in referenced:
                 await self.delete_stream(document["_id"])
-        await self._delete_orphans()
+        await self._delete_orphans("segments", self._segments, "n")
+        await self._delete_orphans("messages", self._messages, "t")
 
-    async def _delete_orphans(self) -> None:
-        """Skip from stream to stream in the index of the segments."""
+    async def _delete_orphans(self, kind: str, parts: MongoCollection, order: str) -> None:
+        """Skip from stream to stream in the index of the segments, or of the messages."""
         for _ in range(ORPHAN_SCAN_FILES):
             async with map_mongo_errors():
-                query = {"l": {"$gt": self._scan_after}}
-                found = await self._segments.find(query, {"l": 1}).sort([("l", 1), ("n", 1)]).limit(1).to_list(1)
-                stream_id = self._scan_after = found[0]["l"] if found else ""
+                query = {"l": {"$gt": self._scan_after.get(kind, "")}}
+                found = await parts.find(query, {"l": 1}).sort([("l", 1), (order, 1)]).limit(1).to_list(1)
+                stream_id = self._scan_after[kind] = found[0]["l"] if found else ""
                 has_stream = not found or await self._live.find_one({"_id": stream_id}, {"_id": 1})
             if not found:
                 return
             if not has_stream:
-                await self._delete_segments(stream_id)
+                await self._delete_parts(stream_id)
 
     async def _find(self, query: Document) -> list[Document]:
         async with map_mongo_errors():
@@ -74,11 +76,14 @@ class LiveGarbage:
         return found
 
     async def _purge(self, stream_id: str) -> None:
-        await self._delete_segments(stream_id)
+        await self._delete_parts(stream_id)
         async with map_mongo_errors():
             await self._live.delete_one({"_id": stream_id, "state": "deleted"})
 
-    async def _delete_segments(self, stream_id: str) -> None:
+    async def _delete_parts(self, stream_id: str) -> None:
+        """Delete segments, epochs and messages."""
+        async with map_mongo_errors():
+            await self._messages.delete_many({"l": stream_id})
         while True:
             async with map_mongo_errors():
                 last = await self._segments.find({"l": stream_id}, {"n": 1}).sort("n", -1).limit(1).to_list(1)

@@ -142,7 +142,9 @@ class GridFSLiveStore:
                 return ()
             end = min(max(first, 0) + count - 1, stream["position"]["last"])
             numbers = {"l": stream_id, "n": {"$gte": max(first, 0), "$lte": end}}
-            rows = await self._segments.find(numbers).sort("n", 1).batch_size(count + 1).to_list(count)
+            rows = (
+                await self._segments.find(numbers, {"_id": 0, "l": 0}).sort("n", 1).batch_size(count + 1).to_list(count)
+            )
         return [live_documents.decode_segment(row) for row in rows]
 
     async def set_publisher(self, stream_id: str, fencing_token: int, publisher: str) -> LiveStream:

@@ -8,6 +8,7 @@ from services.common.live.addresses import (
     INDEX_TEMPLATE,
     INIT_TEMPLATE,
     MEDIA_TEMPLATE,
+    MESSAGES_TEMPLATE,
     SEGMENT_TEMPLATE,
     LiveAddress,
     live_template,
@@ -24,6 +25,7 @@ ID = "0123456789abcdef0123456789abcdef"
         ("media.m3u8", LiveAddress(ID, "media"), MEDIA_TEMPLATE),
         ("0/init.mp4", LiveAddress(ID, "init", 0), INIT_TEMPLATE),
         ("12/3456.m4s", LiveAddress(ID, "segment", 12, 3456), SEGMENT_TEMPLATE),
+        ("messages", LiveAddress(ID, "messages"), MESSAGES_TEMPLATE),
     ],
 )
 def test_addresses(path: str, expected: LiveAddress, template: str) -> None:
@@ -34,7 +36,17 @@ def test_addresses(path: str, expected: LiveAddress, template: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("", "/", "/media", "/tus", "/key/token/media", "/key/token/media/0.m4s", "/other.m3u8", "/index.m3u8/"),
+        *(
+            "",
+            "/",
+            "/messages/",
+            "/media",
+            "/tus",
+            "/key/token/media",
+            "/key/token/media/0.m4s",
+            "/other.m3u8",
+            "/index.m3u8/",
+        ),
         *("/00/1.m4s", "/0/01.m4s", "/0/-1.m4s", "/0/1.m4s/", "/0/1.mp4", "/0/init.m4s", "/0/12345678901.m4s"),
         *("/\u0661/1.m4s", "/0/1.m4s\n", "//1.m4s", "/0/../init.mp4"),
     ],

@@ -164,8 +164,10 @@ def test_durations_that_are_not_stated_are_the_next_fragments_start() -> None:
 def test_an_equal_init_changes_nothing_and_another_one_cannot_stand_in_the_file() -> None:
     stream = Stream().feed(fragment(0, 1), init(), fragment(1, 1))
     assert len(stream.epochs) == 1
-    with pytest.raises(IncompatibleInit):
+    with pytest.raises(IncompatibleInit, match=r"parameters than the stream began with\Z"):
         stream.feed(init(audio=False))
+    with pytest.raises(IncompatibleInit, match="-f hls"):
+        stream.feed(init(video=False))
 
 
 def test_a_fragment_of_audio_alone_goes_with_the_open_segment() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,11 @@ from services.common.containers.mp4 import read_movie
 from services.common.live.header import render_header
 from services.common.live.initialisation import read_init
 from services.common.live.segments import Segment
-from tests.support.fragmented_mp4 import VIDEO_TIMESCALE, init
+from tests.support.fragmented_mp4 import AUDIO, AUDIO_TIMESCALE, VIDEO, VIDEO_TIMESCALE, init
 from tests.unit.common.live.test_cutter import HEADER_BYTES, Stream
 
 BLOCK_BYTES = 255 * 1024
+AUDIO_FRAME = 2048
 
 
 def make_segments(count: int) -> list[Segment]:
@@ -28,18 +31,34 @@ def make_segments(count: int) -> list[Segment]:
 
 
 @pytest.mark.parametrize(
-    ("count", "references"), [(0, 0), (1, 1), (3, 3), (20_000, 20_000), (43_200, 21_600), (100_001, 20_001)]
+    ("count", "references"), [(0, 0), (1, 1), (3, 3), (10_000, 10_000), (43_200, 10_800), (100_001, 10_001)]
 )
 def test_the_index_reaches_to_the_last_byte_whatever_the_length(count: int, references: int) -> None:
     data = render_header(read_init(init()), make_segments(count), BLOCK_BYTES)
     assert len(data) == BLOCK_BYTES
     boxes = list(iter_boxes(data, 0, len(data)))
-    assert [box.type for box in boxes] == [b"ftyp", b"moov", b"free", b"sidx"]
+    assert [box.type for box in boxes] == [b"ftyp", b"moov", b"free", b"sidx", b"sidx"]
     index = read_segment_index(data, boxes[-1])
     assert (index.referenced_bytes, index.duration) == (1000 * count, 2 * VIDEO_TIMESCALE * count)
     assert index.segment_count == references
+    audio = read_segment_index(data, boxes[-2])
+    assert (audio.referenced_bytes, audio.segment_count) == (1000 * count, references)
+    assert audio.duration == (2 * count * AUDIO_TIMESCALE - AUDIO_FRAME if count else 0)
     movie = read_movie(data[: boxes[1].end])
     assert movie.duration == movie.fragments_duration == 2000 * count
+
+
+@pytest.mark.parametrize(
+    ("tracks", "found"), [({"audio": False}, [VIDEO]), ({"video": False}, [AUDIO]), ({}, [AUDIO, VIDEO])]
+)
+def test_each_track_has_an_index_and_the_main_one_is_last(tracks: dict[str, Any], found: list[int]) -> None:
+    """The audio that is heard at a key frame may be in the segment before: its index says that its segments begin later."""
+    data = render_header(read_init(init(**tracks)), make_segments(3), BLOCK_BYTES)
+    indexes = [box for box in iter_boxes(data, 0, len(data)) if box.type == b"sidx"]
+    read = [struct.unpack_from(">IIQQ", data, box.body + 4) for box in indexes]
+    assert [track for track, *_ in read] == found
+    assert [start for _, _, start, _ in read] == [AUDIO_FRAME, 0][-len(found) :]
+    assert [offset for *_, offset in read] == [BLOCK_BYTES - box.end for box in indexes]
 
 
 def test_too_little_room_is_an_error() -> None:

@@ -29,7 +29,7 @@ class FakeTransport:
 
 
 class CycleCase:
-    def __init__(self, method: str = "GET", version: str = "1.1") -> None:
+    def __init__(self, method: str = "GET", version: str = "1.1", *, has_body: bool = False) -> None:
         self.transport = FakeTransport()
         self.finished_count = 0
         self.cycle = RequestCycle(
@@ -38,7 +38,7 @@ class CycleCase:
             self,
             keep_alive=version != "1.0",
             expect_continue=False,
-            has_body=False,
+            has_body=has_body,
         )
 
     def close(self) -> None:
@@ -172,3 +172,48 @@ async def test_one_who_has_gone_is_told_nothing() -> None:
     case = CycleCase()
     case.cycle.disconnected = True
     assert await case.send_response(200, [(b"content-length", b"5")], b"abcde") == (b"", b"")
+
+
+class ReceivingCase(CycleCase):
+    """A cycle whose request has a body."""
+
+    def __init__(self) -> None:
+        super().__init__("PUT", has_body=True)
+
+    async def receive_all(self) -> list[Any]:
+        """What the application hears up to the end of the connection."""
+        heard: list[Any] = []
+        while (message := await self.cycle.receive())["type"] != "http.disconnect":
+            heard.append((message["body"], message["more_body"]))
+        return heard
+
+
+@pytest.mark.parametrize(
+    ("pieces", "complete", "heard"),
+    [
+        ((b"abc",), True, [(b"abc", False)]),
+        ((b"abc", b"de"), True, [(b"abcde", False)]),
+        ((b"abc",), False, [(b"abc", True)]),
+        ((), True, [(b"", False)]),
+        ((), False, []),
+    ],
+)
+async def test_what_has_arrived_is_handed_over_before_the_disconnect(
+    pieces: tuple[bytes, ...], *, complete: bool, heard: list[Any]
+) -> None:
+    case = ReceivingCase()
+    for piece in pieces:
+        case.cycle.body.feed(piece)
+    if complete:
+        case.cycle.body.finish()
+    case.cycle.disconnect()
+    assert await case.receive_all() == heard
+    assert await case.receive_all() == [], "and once"
+
+
+async def test_nothing_is_handed_over_behind_a_complete_response() -> None:
+    case = ReceivingCase()
+    case.cycle.body.feed(b"abc")
+    case.cycle.body.finish()
+    await case.send_response(204, [])
+    assert await case.receive_all() == []

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from services.common.settings import load_settings
-from services.upload.settings import MAX_SECRET_FILE_BYTES, UploadSettings
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.hook_settings import MAX_SECRET_FILE_BYTES
+from services.common.webhooks.signing import make_secret
+from services.upload.settings import UploadSettings
 
 URL = "https://a.example/"
 

@@ -19,7 +19,7 @@ from gridcast._flows.responses import error_of, parse_json, parse_length, unexpe
 from gridcast._flows.retries import RETRY_STATUSES, FlowContext, OutageTimer, send, unavailable
 from gridcast._flows.tus_transfer import PATCH_TIMEOUT_SECONDS, TUS_CONTENT_TYPE, TUS_HEADERS
 from gridcast.errors import InvalidRequest, RequestError, ServerUnavailable
-from gridcast.values import LiveInfo, NewLive, ProgressCallback, TransferProgress
+from gridcast.values import LiveInfo, LiveMessage, NewLive, ProgressCallback, TransferProgress
 
 STREAMS_PER_PAGE = 200
 LIVE_PART_BYTES = 1024 * 1024
@@ -83,6 +83,28 @@ def end_stream(context: FlowContext, origin: str, stream_id: str) -> Flow[LiveIn
 def discard_stream(context: FlowContext, stream_id: str) -> Flow[None]:
     """Throw a stream away with all that came."""
     yield from send(context, HttpRequest("DELETE", _target(stream_id)), accepted={204})
+
+
+def push_message(context: FlowContext, stream_id: str, message: Mapping[str, Any]) -> Flow[LiveMessage]:
+    """Push a message and keep it with its media time. Repeated only with an id: it is kept once then."""
+    body = json.dumps({name: value for name, value in message.items() if value is not None})
+    request = HttpRequest("POST", f"{_target(stream_id)}/messages", JSON_HEADERS, body.encode())
+    response = yield from send(context, request, accepted={200, 201}, is_repeatable=message.get("id") is not None)
+    return _parse_message(response, parse_json(response))
+
+
+def list_messages(
+    context: FlowContext, stream_id: str, start: float, end: float | None, after: str | None
+) -> Flow[tuple[Sequence[LiveMessage], str | None]]:
+    """Return one page of messages, and the `after` of the next page."""
+    until = None if end is None else f"{end:.3f}"
+    target = with_query(f"{_target(stream_id)}/messages", **{"from": f"{start:.3f}", "to": until, "after": after})
+    response = yield from send(context, HttpRequest("GET", target), accepted={200})
+    document = parse_json(response)
+    found = document.get("messages")
+    if not isinstance(found, list):
+        raise unexpected(response, "the response lists no messages")
+    return [_parse_message(response, one) for one in found], document.get("next")
 
 
 class LivePublisher:
@@ -188,6 +210,21 @@ def _target(stream_id: str) -> str:
     if not stream_id.isalnum() or not stream_id.isascii():
         raise InvalidRequest("the id of a live stream consists of letters and digits")
     return f"/live/{stream_id}"
+
+
+def _parse_message(response: HttpResponse, document: Mapping[str, Any]) -> LiveMessage:
+    try:
+        return LiveMessage(
+            id=str(document["message"]),
+            type=str(document["type"]),
+            time=float(document["time"]),
+            epoch=int(document["epoch"]),
+            date=str(document["date"]),
+            data=document.get("data"),
+            duplicate=bool(document.get("duplicate")),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise unexpected(response, "the response describes no message") from None
 
 
 def _parse_stream(response: HttpResponse, document: Mapping[str, Any], origin: str) -> LiveInfo:

@@ -149,6 +149,15 @@ def open_source(source: object, size: int | None = None) -> ByteSource:
     raise InvalidRequest("a source is a path, bytes, a binary file object, or an iterator of bytes")
 
 
+def open_async_source(source: object, size: int | None = None) -> ByteSource:
+    """Open what is uploaded from an event loop: also an asynchronous iterable of bytes. Raises as `open_source`."""
+    if isinstance(source, AsyncIterable) and not hasattr(source, "read"):
+        opened = AsyncIteratorSource(source)
+        opened.size = size
+        return opened
+    return open_source(source, size)
+
+
 def _bytes_source(content: bytes) -> StreamSource:
     position = 0
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from services.common.errors import BadGateway, Forbidden, UnsupportedMediaType
 from services.common.media import NO_METADATA, MediaName
-from services.upload.policy import UploadPolicy
-from services.upload.webhooks.hook_protocol import ALLOWED, HookAnswer, StoredHookAnswer, parse_answer
+from services.common.uploads.policy import UploadPolicy
+from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer, StoredHookAnswer, parse_answer
 
 NAME = MediaName("f", "n.webm")
 

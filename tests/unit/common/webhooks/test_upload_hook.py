@@ -9,11 +9,11 @@ from types import ModuleType
 import pytest
 
 from services.common.errors import ServiceUnavailable
-from services.upload.webhooks import upload_hook
-from services.upload.webhooks.endpoints import Endpoint
-from services.upload.webhooks.hook_protocol import ALLOWED, HookQuestion
-from services.upload.webhooks.signing import make_secret
-from services.upload.webhooks.upload_hook import UploadHook
+from services.common.webhooks import upload_hook
+from services.common.webhooks.endpoints import Endpoint
+from services.common.webhooks.hook_protocol import ALLOWED, HookQuestion
+from services.common.webhooks.signing import make_secret
+from services.common.webhooks.upload_hook import UploadHook
 from tests.support.waiting import eventually_async
 from tests.support.webhook_receiver import answering, run_receiver, silent
 

@@ -19,8 +19,8 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.upload.webhooks.addresses import why_forbidden
-from services.upload.webhooks.signing import MAX_WEBHOOK_SECRETS, parse_secret, parse_secrets
+from services.common.webhooks.addresses import why_forbidden
+from services.common.webhooks.signing import MAX_WEBHOOK_SECRETS, parse_secret, parse_secrets
 
 MAX_ENDPOINTS = 64
 """Of settings and of the API together: each has a queue and connections of its own."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from services.common.errors import BadGateway, BadRequest, ContentTooLarge, Forbidden, UnsupportedMediaType
 from services.common.media import NO_METADATA, MediaName, validate_folder, validate_media_name
-from services.upload.file_metadata import encode_file_metadata
-from services.upload.policy import UploadPolicy
+from services.common.uploads.file_metadata import encode_file_metadata
+from services.common.uploads.policy import UploadPolicy
 
 EVENT_TYPE = "upload.creating"
 MAX_DETAIL_LENGTH = 500

@@ -1,4 +1,4 @@
-"""services.upload.file_metadata: what is kept of the fields that mean nothing to us, and how much of it."""
+"""services.common.uploads.file_metadata: what is kept of the fields that mean nothing to us, and how much of it."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from services.common.errors import ContentTooLarge
 from services.common.media import NO_METADATA
-from services.upload.file_metadata import MAX_FILE_METADATA_BYTES, MAX_FILE_METADATA_KEYS, encode_file_metadata
+from services.common.uploads.file_metadata import MAX_FILE_METADATA_BYTES, MAX_FILE_METADATA_KEYS, encode_file_metadata
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.upload.webhooks.endpoints import MAX_ENDPOINTS, Endpoint, parse_endpoint, parse_endpoints
-from services.upload.webhooks.signing import make_secret
+from services.common.webhooks.endpoints import MAX_ENDPOINTS, Endpoint, parse_endpoint, parse_endpoints
+from services.common.webhooks.signing import make_secret
 
 SECRET = make_secret()
 VALID: dict[str, Any] = {"id": "orders", "url": "https://hooks.example/in?a=1", "secret": SECRET}

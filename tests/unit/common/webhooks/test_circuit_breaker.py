@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.upload.webhooks.circuit_breaker import (
+from services.common.webhooks.circuit_breaker import (
     BASE_OPEN_SECONDS,
     FAILURES_TO_OPEN,
     MAX_OPEN_SECONDS,

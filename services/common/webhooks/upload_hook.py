@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from services.common.errors import BadGateway, Forbidden, GridcastError, ServiceUnavailable
 from services.common.telemetry import metrics
-from services.upload.webhooks.circuit_breaker import CircuitBreaker
-from services.upload.webhooks.endpoints import Endpoint
-from services.upload.webhooks.hook_protocol import EVENT_TYPE, HookAnswer, HookQuestion, parse_answer
-from services.upload.webhooks.http_sender import HTTPSender, Resolve, Resolver, SendError
-from services.upload.webhooks.messages import encode_message
-from services.upload.webhooks.signing import signature_headers
+from services.common.webhooks.circuit_breaker import CircuitBreaker
+from services.common.webhooks.endpoints import Endpoint
+from services.common.webhooks.hook_protocol import EVENT_TYPE, HookAnswer, HookQuestion, parse_answer
+from services.common.webhooks.http_sender import HTTPSender, Resolve, Resolver, SendError
+from services.common.webhooks.messages import encode_message
+from services.common.webhooks.signing import signature_headers
 
 HOOK_TIMEOUT_SECONDS = 3.0
 MAX_HOOK_ANSWER_BYTES = 16 * 1024

@@ -8,7 +8,7 @@ from typing import Any
 from services.common.store.delivery_store import NewDelivery
 from services.common.store.upload_store import OutboxEvent
 from services.common.uploads.event_data import describe_event
-from services.upload.webhooks.endpoints import Endpoint
+from services.common.webhooks.endpoints import Endpoint
 
 SOURCE = "/upload"
 _STORED = frozenset({"file.created", "file.replaced"})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from services.upload.webhooks.signing import make_secret, parse_secret, parse_secrets, sign, signature_headers
+from services.common.webhooks.signing import make_secret, parse_secret, parse_secrets, sign, signature_headers
 
 BODY = b'{"type":"file.created","data":{"filename":"\xc3\xa4.webm"}}'
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from services.upload.webhooks.addresses import choose_address, why_forbidden
+from services.common.webhooks.addresses import choose_address, why_forbidden
 from tests.support.numeric_hosts import NUMERIC_HOSTS
 
 

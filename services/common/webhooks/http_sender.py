@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from services.common.http.dates import parse_http_date
-from services.upload.webhooks.addresses import choose_address
+from services.common.webhooks.addresses import choose_address
 
 MAX_ANSWER_BYTES = 20_000
 """What is read of the answer to a delivery; its status counts, however long it is."""

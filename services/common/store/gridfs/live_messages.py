@@ -1,0 +1,140 @@
+"""Keeps the messages of live streams in the collection `live_messages`.
+
+live_messages   one document for each message
+    _id             the stream's id, a space, and the message's: no id has a space
+    l, t, n         the stream's id, the place in milliseconds, and the number of the message
+    type, data      the type, and the data as JSON
+    e, at           epoch and date of the place
+
+A message is counted in its stream's document before it is written, so that the limits hold for all processes. One that was counted
+and not written costs its share.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from services.common.errors import Gone, NotFound
+from services.common.store.gridfs.documents import Document
+from services.common.store.gridfs.live_documents import STATES
+from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
+from services.common.store.live_messages import (
+    MAX_MESSAGE_DATA_IN_ALL,
+    MAX_MESSAGES_READ,
+    MessagePlace,
+    NewMessage,
+    NotLive,
+    StoredMessage,
+    TooManyMessages,
+    date_of,
+    place_of,
+)
+
+_STREAM_FIELDS = {"state": 1, "position": 1, "target": 1, "epochs": 1, "messages": 1}
+
+
+class GridFSLiveMessages:
+    """`LiveMessages` beside the streams."""
+
+    def __init__(self, mongo: MongoDatabase) -> None:
+        self._live = mongo.collection("live")
+        self._segments = mongo.collection("live_segments")
+        self._messages = mongo.collection("live_messages")
+
+    async def add_message(self, stream_id: str, message: NewMessage, limit: int) -> tuple[StoredMessage, bool]:
+        """Count it, find its place, and insert it."""
+        key = f"{stream_id} {message.id}"
+        if (known := await self._find(key)) is not None:
+            return known, False
+        stream = await self._count(stream_id, len(message.data_json), limit)
+        position, silent = stream["position"], stream["silent"] or 0
+        place = place_of(
+            message.milliseconds, position["end"], position["timescale"], stream["state"], silent, stream["target"]
+        )
+        epoch = await self._find_epoch(stream_id, stream["epochs"], place)
+        document: Document = {
+            "_id": key,
+            "l": stream_id,
+            "t": place,
+            "n": stream["messages"],
+            "type": message.type,
+            "data": message.data_json,
+            "e": -1 - epoch["n"],
+            "at": date_of(place, epoch["at"], epoch["file"], epoch["ts"]),
+        }
+        try:
+            async with map_mongo_errors():
+                await self._messages.insert_one(document)
+        except DuplicateKeyError:
+            known = await self._find(key)
+            if known is None:  # the stream was deleted in between
+                raise NotFound("there is no such stream") from None
+            return known, False
+        return _decode(document), True
+
+    async def _find(self, key: str) -> StoredMessage | None:
+        async with map_mongo_errors():
+            document = await self._messages.find_one({"_id": key})
+        return None if document is None else _decode(document)
+
+    async def _count(self, stream_id: str, size: int, limit: int) -> Document:
+        """Count a message, and return what its place is found by. Raises NotFound, NotLive, Gone, TooManyMessages."""
+        count, size_in_all = ({"$ifNull": [f"${name}", 0]} for name in ("messages", "message_bytes"))
+        silent = {"$subtract": ["$$NOW", "$advanced_at"]}
+        fits = [{"$lt": [count, limit]}, {"$lte": [size_in_all, MAX_MESSAGE_DATA_IN_ALL - size]}]
+        async with map_mongo_errors():
+            stream = await self._live.find_one_and_update(
+                {"_id": stream_id, "state": {"$in": ["live", "interrupted"]}, "$expr": {"$and": fits}},
+                {"$inc": {"messages": 1, "message_bytes": size}},
+                {**_STREAM_FIELDS, "silent": silent},
+                return_document=ReturnDocument.AFTER,
+            )
+            if stream is not None:
+                return dict(stream)
+            found = await self._live.find_one({"_id": stream_id, "state": {"$in": STATES}}, {"state": 1})
+        if found is None:
+            raise NotFound("there is no such stream")
+        if found["state"] == "waiting":
+            raise NotLive
+        raise Gone("this stream has ended") if found["state"] == "ended" else TooManyMessages()
+
+    async def _find_epoch(self, stream_id: str, count: int, place: int) -> Document:
+        """The last epoch that begins before a place."""
+        begins_before = {"$lte": [{"$multiply": ["$file", 1000]}, {"$multiply": ["$ts", place]}]}
+        query = {"l": stream_id, "n": {"$gte": -count, "$lt": 0}, "$expr": begins_before}
+        async with map_mongo_errors():
+            cursor = self._segments.find(query, {"n": 1, "ts": 1, "file": 1, "at": 1})
+            found = await cursor.sort("n", 1).limit(1).to_list(1)
+        if not found:
+            raise NotLive
+        return dict(found[0])
+
+    async def read_messages(
+        self,
+        stream_id: str,
+        first: int,
+        end: int | None = None,
+        after: MessagePlace | None = None,
+        limit: int = MAX_MESSAGES_READ,
+    ) -> Sequence[StoredMessage]:
+        """Read an index from a place on."""
+        start = MessagePlace(first, -1) if after is None else max(after, MessagePlace(first, -1))
+        times: dict[str, Any] = (
+            {"$gte": start.milliseconds} if end is None else {"$gte": start.milliseconds, "$lt": end}
+        )
+        behind = [{"t": {"$gt": start.milliseconds}}, {"n": {"$gt": start.number}}]
+        count = min(limit, MAX_MESSAGES_READ)
+        if count <= 0:
+            return ()
+        async with map_mongo_errors():
+            cursor = self._messages.find({"l": stream_id, "t": times, "$or": behind}).sort([("t", 1), ("n", 1)])
+            found = await cursor.limit(count).to_list(count)
+        return [_decode(document) for document in found]
+
+
+def _decode(document: Document) -> StoredMessage:
+    place = MessagePlace(document["t"], document["n"])
+    _, _, message_id = document["_id"].partition(" ")
+    return StoredMessage(message_id, document["type"], document["data"], place, document["e"], document["at"])
