@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -291,25 +290,3 @@ def test_it_is_asked_for_owners_and_links_before_a_quota_is_reserved(
         assert (begin(11), put(11)) == (507, 507)
         assert begin(3) == 201
         assert begin(3) == 409, "used"
-
-
-@pytest.mark.long
-def test_it_adds_three_milliseconds_at_most(
-    upload: ServiceProcess, hook: Receiver, inspector: StoreInspector, env: dict[str, str], tmp_path: Path
-) -> None:
-    """Beside what a question takes by itself, compared with a service without a hook: medians, taken in turns."""
-    without = {name: value for name, value in env.items() if name != "GRIDCAST_UPLOAD_HOOK"}
-    durations: dict[str, list[float]] = {"hook": [], "none": [], "question": []}
-    with run_service("services.upload", tmp_path, without) as plain, httpx.Client() as client:
-        urls = {"hook": f"{upload.url}/file/stream", "none": f"{plain.url}/file/stream", "question": hook.url}
-        for number in range(300):
-            for kind, url in urls.items():
-                started_at = time.perf_counter()
-                params = {"filename": f"{kind}{number}"}
-                client.request(
-                    "POST" if kind == "question" else "PUT", url, params=params, content=b"1"
-                ).raise_for_status()
-                durations[kind].append(time.perf_counter() - started_at)
-    medians = {kind: statistics.median(taken) * 1000 for kind, taken in durations.items()}
-    print(f"medians in ms: {medians}")
-    assert medians["hook"] - medians["none"] - medians["question"] <= 3

@@ -1,6 +1,10 @@
 """The upload hook under load and cancellation, with a receiver on loopback."""
 
 import asyncio
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
@@ -34,3 +38,28 @@ async def test_questions_beyond_the_limit_are_refused_at_once_and_open_no_breake
         receiver.respond = answering(200, b'{"allow":true}')
         assert await hook.ask(QUESTION) == ALLOWED, "clients that go away are no failures of the hook"
         await hook.aclose()
+
+
+class ModuleSearches:
+    """Records what is looked for in the folders of modules, and finds nothing."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        self.names.append(fullname)
+        return None
+
+
+async def test_a_question_looks_for_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is not installed would be searched for in all folders, several times for each request."""
+    searches = ModuleSearches()
+    async with run_receiver(answering(200, b'{"allow":true}')) as receiver:
+        hook = UploadHook(Endpoint("h", receiver.url, (make_secret(),), is_private_allowed=True))
+        await hook.ask(QUESTION)
+        monkeypatch.setattr(sys, "meta_path", [searches, *sys.meta_path])
+        await hook.ask(QUESTION)
+        await hook.aclose()
+    assert searches.names == []
