@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gridcast._local import sources
 from gridcast._local.sources import LiveSource
-from gridcast.cli.ffmpeg import camera_command, file_command, screen_command
+from gridcast.cli.commands.live import camera_command, file_command, screen_command
 from gridcast.errors import InvalidRequest
 from tests.support.waiting import eventually
 

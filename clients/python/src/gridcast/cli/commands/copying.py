@@ -9,10 +9,20 @@ import click
 
 from gridcast._client import Client
 from gridcast.cli.commands.transfers import UploadRequest, download_file, hash_file, upload_file
-from gridcast.cli.connection import Connection, ServerChoice, jobs_option, output_options, server_options
+from gridcast.cli.connection import (
+    Connection,
+    ServerChoice,
+    expand,
+    files_below,
+    is_folder_or_pattern,
+    jobs_option,
+    normalise_folder,
+    output_options,
+    parse_place,
+    server_options,
+)
 from gridcast.cli.exit_codes import ExitCode
 from gridcast.cli.output import CommandOutput, file_document, printable
-from gridcast.cli.places import expand, files_below, is_folder_or_pattern, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import DigestMismatch, InvalidRequest, NameConflict
 from gridcast.values import FileInfo, ProgressCallback

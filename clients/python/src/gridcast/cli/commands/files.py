@@ -8,18 +8,21 @@ from datetime import UTC, datetime
 import click
 
 from gridcast._client import Client
-from gridcast.cli.connection import ServerChoice, find_connection, output_options, server_options
-from gridcast.cli.exit_codes import ExitCode, exit_code_of
-from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
-from gridcast.cli.places import (
+from gridcast.cli.connection import (
+    ServerChoice,
     expand,
     explain_folder,
     files_below,
+    find_connection,
     is_folder_or_pattern,
     name_in_errors,
     normalise_folder,
+    output_options,
     parse_place,
+    server_options,
 )
+from gridcast.cli.exit_codes import ExitCode, exit_code_of
+from gridcast.cli.output import CommandOutput, file_document, format_bytes, printable
 from gridcast.errors import FileMissing, PermissionDenied, RequestError
 from gridcast.values import FileInfo, SignedLink
 

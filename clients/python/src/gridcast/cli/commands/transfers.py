@@ -16,14 +16,18 @@ from gridcast._client import Client
 from gridcast.cli.connection import (
     Connection,
     ServerChoice,
+    expand,
     find_connection,
+    is_folder_or_pattern,
     jobs_option,
+    name_in_errors,
+    normalise_folder,
     output_options,
+    parse_place,
     server_options,
     state_folder,
 )
 from gridcast.cli.output import CommandOutput, file_document
-from gridcast.cli.places import expand, is_folder_or_pattern, name_in_errors, normalise_folder, parse_place
 from gridcast.cli.transfer_runner import TransferJob, TransferOutcome, TransferRunner
 from gridcast.errors import FileMissing, InvalidRequest, NameConflict
 from gridcast.values import FileInfo, ProgressCallback
