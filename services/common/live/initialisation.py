@@ -38,7 +38,14 @@ class UnsupportedMedia(ValueError):
 
 
 class IncompatibleInit(UnsupportedMedia):
-    """The fragments of this initialisation segment do not fit into the file of those before."""
+    """The fragments of this initialisation segment do not fit into the file of those before.
+
+    `is_rendition`: it is of other kinds of tracks, as where a muxer sends audio and video as objects of their own.
+    """
+
+    def __init__(self, *, is_rendition: bool) -> None:
+        super().__init__("other tracks or codec parameters than the stream began with")
+        self.is_rendition = is_rendition
 
 
 @dataclass(frozen=True, slots=True)
