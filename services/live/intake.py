@@ -41,6 +41,20 @@ class LimitReached(ContentTooLarge):
         self.limit = limit
 
 
+class MediaChanged(UnsupportedMediaType):
+    """415: the sender goes on with media that does not fit into the file. The stream is ended, and what came is kept (ADR 52).
+
+    `is_rendition` as `IncompatibleInit` has it.
+    """
+
+    def __init__(self, error: IncompatibleInit) -> None:
+        super().__init__(
+            f"the stream cannot be taken: {error}; one that has begun ends here and is kept as a file: "
+            "make another stream (POST /live) for what follows"
+        )
+        self.is_rendition = error.is_rendition
+
+
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
     """`interrupted_after` in seconds."""
@@ -182,7 +196,9 @@ def listed_seconds(position: LivePosition) -> float:
 
 def refusal(error: UnsupportedMedia, init: InitSegment | None) -> GridcastError:
     """Return the error response for bytes that are not taken: 415 where they are no media that is taken, 400 for broken ones."""
-    if init is None or isinstance(error, IncompatibleInit):
+    if isinstance(error, IncompatibleInit):
+        return MediaChanged(error)
+    if init is None:
         return UnsupportedMediaType(f"the stream cannot be taken: {error}")
     return BadRequest(f"the stream cannot be continued with these bytes: {error}")
 

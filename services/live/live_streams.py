@@ -130,6 +130,8 @@ class LiveStreams:
             page = await self._stores.live.list_streams(states, after=after, limit=MAX_LISTED_STREAMS)
             for stream in page:
                 after = stream.new.id
+                if stream.was_deleted:
+                    continue
                 if identity is None or identity.rights.may_folder("read", stream.new.name.folder):
                     found.append(stream)
                 if len(found) == limit:

@@ -25,7 +25,7 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner, run_shielded
 from services.common.uploads.limits import DiskSpaceMonitor, ShuttingDown
 from services.common.uploads.locks import UploadLocks
-from services.live.intake import Intake, IntakeRules, LimitReached, is_fenced_off, refusal
+from services.live.intake import Intake, IntakeRules, LimitReached, MediaChanged, is_fenced_off, refusal
 from services.live.live_events import LiveEvents
 from services.live.publish_token import check_token, invalid_token
 from services.live.publishers import PublisherKind, Turn, check_turn, take_turn
@@ -47,6 +47,8 @@ MISSING_TOLERANCE_SECONDS = Fraction(1, 4)
 TURN_WAIT_SECONDS = 3.0
 """How long a request waits for the one before it at another replica."""
 WRITER_POLL_SECONDS = 0.1
+MEDIA_CHANGED = "media changed"
+"""The reason of an end by an initialisation segment that does not fit into the file."""
 COMPLETE = "complete"
 """The reason of an end that the sender has announced by its length."""
 
@@ -107,9 +109,11 @@ class LiveReceiver:
         self._turns: dict[str, _Turns] = {}
 
     async def find(self, stream_id: str, token: str | None) -> LiveStream:
-        """Return the stream that a publisher may send to. Raises NotFound, Unauthorized, Forbidden."""
-        stream = await self._ender.get(stream_id)
+        """Return the stream that a publisher may send to. Raises NotFound, Unauthorized, Forbidden, Gone where it was deleted."""
+        stream = await self._ender.read(stream_id)
         check_token(token, stream.new.token_sha256, stream.new.token_expires_at, self._now())
+        if stream.was_deleted:
+            raise Gone("this stream was deleted; make another one")
         return stream
 
     async def tus_offset(self, stream: LiveStream, source: int | None) -> tuple[int, int | None]:
@@ -119,7 +123,7 @@ class LiveReceiver:
         """
         if stream.state != "ended":
             await self._wait_for_writer(stream)
-        stream = await self._ender.get(stream.new.id)
+        stream = await self._ender.read(stream.new.id)
         position = stream.position
         if source is not None and source != position.source:
             raise Conflict("another publisher has taken this stream")
@@ -269,14 +273,14 @@ class LiveReceiver:
         turn = take_turn(stream, kind, self._now(), anew=anew)
         if not preempts:
             await self._wait_for_writer(stream)
-            stream = await self._ender.get(stream.new.id)  # what was stored while this one waited
+            stream = await self._ender.read(stream.new.id)  # what was stored while this one waited
             turn = take_turn(stream, kind, self._now(), anew=anew)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
                 yield intake, turn
             return
         async with self._locks.exclusive(stream.new.id, body):
             # What a request of this process has stored while it was stopped.
-            stream = await self._ender.get(stream.new.id)
+            stream = await self._ender.read(stream.new.id)
             if stream.state == "ended":
                 raise Gone("this stream has ended")
             turn = take_turn(stream, kind, self._now(), anew=anew)
@@ -313,6 +317,9 @@ class LiveReceiver:
         try:
             if isinstance(error, LimitReached):
                 await self._ender.finish(writer, f"limit of {error.limit}")
+                self._memories.forget(writer.stream.new.id)
+            elif isinstance(error, MediaChanged) and _ends_by(error, kind, writer):
+                await self._ender.finish(writer, MEDIA_CHANGED)
                 self._memories.forget(writer.stream.new.id)
             elif isinstance(error, InsufficientStorage):
                 # There is no room for what was not stored: the stream ends where the last flush has.
@@ -356,6 +363,13 @@ class LiveReceiver:
             turns.waiting -= 1
             if not turns.waiting:
                 del self._turns[stream.new.id]
+
+
+def _ends_by(error: MediaChanged, kind: PublisherKind, writer: StreamWriter) -> bool:
+    """Whether other media ends a stream: one that has begun. Objects may be those of a second rendition, which is ignored."""
+    position = writer.session.position
+    has_begun = position.last_segment >= 0 or position.open_segment is not None
+    return has_begun and not (kind == "objects" and error.is_rendition)
 
 
 async def _read_object(body: UploadBody) -> bytes:

@@ -15,10 +15,13 @@ from services.common.live.initialisation import InitSegment, UnsupportedMedia, r
 from services.common.live.segments import Epoch, Segment
 from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition
 
-_PENDING_HEAD = struct.Struct(">B?qqdd")
+_PENDING_HEAD = struct.Struct(">B?qqddq?B")
 """Form, whether the epoch goes on, sender's time at which the next fragment is due, last duration, seconds dropped, when the held
-fragment arrived."""
-_PENDING_FORM = 1
+fragment arrived, where the last segment ends, whether a track had a gap, how many tracks follow with their ends."""
+_TRACK_END = struct.Struct(">Iq")
+_PENDING_FORM = 2
+_FIRST_HEAD = struct.Struct(">B?qqdd")
+_FIRST_FORM = 1
 MAX_UNIT_BYTES = MAX_PENDING_BYTES - 128 * 1024
 """Bytes of an incomplete fragment that are acknowledged; the rest is room for an initialisation segment."""
 
@@ -50,8 +53,8 @@ class Session:
     """
 
     def __init__(self, target: int, position: LivePosition, last_epoch: Epoch | None, pending: bytes) -> None:
-        continues, expected, last_duration, dropped_seconds, held_at, rest = _decode_pending(pending)
-        continues = continues and last_epoch is not None
+        head, rest = _decode_pending(pending)
+        continues = head.continues and last_epoch is not None
         self.last_epoch = last_epoch
         self._cutter = Cutter(target, position.offset)
         self._cutter.restore(
@@ -60,10 +63,13 @@ class Session:
                 position.last_segment + 1,
                 position.open_segment if continues else None,
                 Fraction(position.file_end, position.timescale),
-                expected if continues else None,
-                last_duration,
+                head.expected if continues else None,
+                head.last_duration,
                 position.dropped,
-                dropped_seconds,
+                head.dropped_seconds,
+                head.track_ends,
+                head.breaks,
+                head.listed_end,
             ),
             last_epoch,
         )
@@ -73,7 +79,7 @@ class Session:
         self._sender_offset = self._unit_end = position.sender_offset
         self._error: UnsupportedMedia | None = None
         for unit in self._reader.feed(rest):
-            self._take(unit, held_at)
+            self._take(unit, head.held_at)
 
     @property
     def init(self) -> InitSegment | None:
@@ -128,8 +134,12 @@ class Session:
             state.last_duration,
             state.dropped_seconds,
             self._cutter.held_at,
+            state.listed_end or 0,
+            state.breaks,
+            len(state.track_ends),
         )
-        return head + self._acknowledged()[1]
+        ends = b"".join(_TRACK_END.pack(*end) for end in state.track_ends)
+        return head + ends + self._acknowledged()[1]
 
     def begin_source(self) -> Step:
         """Begin with another sender, or with the same one from its start: what the last one left incomplete is dropped."""
@@ -208,14 +218,34 @@ class Session:
         return self._sender_offset - excess, lead + rest[: len(rest) - excess]
 
 
-def _decode_pending(pending: bytes) -> tuple[bool, int, int, float, float, bytes]:
-    """Return the fields of the head, and what a reader has to be fed."""
+class _Head(NamedTuple):
+    """What is in front of the pending bytes; `listed_end` None where the form does not say it."""
+
+    continues: bool = False
+    expected: int = 0
+    last_duration: int = 0
+    dropped_seconds: float = 0.0
+    held_at: float = 0.0
+    listed_end: int | None = None
+    breaks: bool = False
+    track_ends: tuple[tuple[int, int], ...] = ()
+
+
+def _decode_pending(pending: bytes) -> tuple[_Head, bytes]:
+    """Return the head, and what a reader has to be fed."""
     if not pending:
-        return False, 0, 0, 0.0, 0.0, b""
-    if len(pending) < _PENDING_HEAD.size or pending[0] != _PENDING_FORM:
-        raise UnsupportedMedia("what the last writer left pending cannot be read")
-    _, continues, expected, last_duration, dropped_seconds, held_at = _PENDING_HEAD.unpack_from(pending)
-    return continues, expected, last_duration, dropped_seconds, held_at, pending[_PENDING_HEAD.size :]
+        return _Head(), b""
+    try:
+        if pending[0] == _FIRST_FORM:
+            return _Head(*_FIRST_HEAD.unpack_from(pending)[1:]), pending[_FIRST_HEAD.size :]
+        if pending[0] == _PENDING_FORM:
+            *fields, count = _PENDING_HEAD.unpack_from(pending)[1:]
+            body = _PENDING_HEAD.size + count * _TRACK_END.size
+            ends = tuple(_TRACK_END.iter_unpack(pending[_PENDING_HEAD.size : body]))
+            return _Head(*fields)._replace(track_ends=ends), pending[body:]
+    except struct.error:
+        pass
+    raise UnsupportedMedia("what the last writer left pending cannot be read")
 
 
 class ObjectFacts(NamedTuple):

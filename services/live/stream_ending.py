@@ -21,8 +21,8 @@ from services.common.live.segments import Segment
 from services.common.media import MediaInfo, MediaName
 from services.common.store.growing_files import file_etag
 from services.common.store.limits import BLOCK_SIZE
-from services.common.store.live_store import MAX_SEGMENTS_READ, LiveStream
-from services.common.store.upload_store import FinishedUpload, OutboxEvent, StoredFile
+from services.common.store.live_store import DELETED, MAX_SEGMENTS_READ, LiveStream
+from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, StoredFile, UploadHandle
 from services.common.uploads.locks import UploadLocks
 from services.live.hook_answers import metadata_of_file
 from services.live.live_events import LiveEvents
@@ -30,6 +30,8 @@ from services.live.stream_writer import LiveStores, StreamWriter
 
 MAX_NUMBERED_NAMES = 100
 """Names that are tried where another file has taken that of the stream."""
+RENAMED_TTL_SECONDS = 86400.0
+"""How long beyond the grace a recording that was given another name waits for its commit."""
 
 _STREAM_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _log = logging.getLogger("gridcast.live")
@@ -79,7 +81,14 @@ class StreamEnder:
         return await self.get(stream_id)
 
     async def get(self, stream_id: str) -> LiveStream:
-        """Return a stream. Raises NotFound."""
+        """Return a stream. Raises NotFound, also for one that was deleted."""
+        stream = await self.read(stream_id)
+        if stream.was_deleted:
+            raise NotFound("there is no such stream")
+        return stream
+
+    async def read(self, stream_id: str) -> LiveStream:
+        """Return a stream, also one that was deleted. Raises NotFound."""
         stream = await self._stores.live.get_stream(stream_id) if _STREAM_ID.fullmatch(stream_id) else None
         if stream is None:
             raise NotFound("there is no such stream")
@@ -90,11 +99,15 @@ class StreamEnder:
         stream = await self.get(stream_id)
         if stream.state != "ended":
             await self._locks.preempt(stream_id)
-            acquired = await self._stores.uploads.acquire(stream.new.upload_id)
-            if isinstance(acquired, tuple):
-                await self._end_without_file(stream, acquired[0].fencing_token, "deleted")
-                # Another process may be in the middle of an insert.
-                await self._stores.uploads.abort(acquired[0], second_purge=True)
+            acquired = await self._stores.uploads.acquire(stream.new.upload_id) or await self._acquire_renamed(stream)
+            if not isinstance(acquired, FinishedUpload):
+                fencing_token = stream.fencing_token
+                if acquired is not None:
+                    fencing_token = max(fencing_token, acquired[0].fencing_token)
+                    # First, so that what is repeated finds it gone. Another process may be in the middle of an insert.
+                    await self._stores.uploads.abort(acquired[0], second_purge=True)
+                await self._end_without_file(stream, fencing_token, DELETED)
+                return  # it stays for a day, so that its publisher is told
         await self._stores.live.delete_stream(stream_id)
         self._events.wake_readers(stream_id, -1, "ended")
 
@@ -112,7 +125,7 @@ class StreamEnder:
         init = read_init(stream.epochs[0].init)
         header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
         await self._stores.growing.place_header(writer.upload, header)
-        event = await self._commit(writer, init, header, position.offset)
+        event = await self._commit(writer.upload, writer.stream, init, header, position.offset)
         await self._note_end(stream, token, reason, event.info)
         await self._publish_event(event)
 
@@ -122,36 +135,58 @@ class StreamEnder:
         pages = await asyncio.gather(*(self._stores.live.read_segments(stream.new.id, first) for first in firsts))
         return list(itertools.chain.from_iterable(pages))
 
-    async def _commit(self, writer: StreamWriter, init: InitSegment, header: bytes, length: int) -> OutboxEvent:
+    async def _commit(
+        self, upload: UploadHandle, stream: LiveStream, init: InitSegment, header: bytes, length: int
+    ) -> OutboxEvent:
         """Commit under the name of the stream, or under a numbered one where another file has taken it meanwhile."""
         content_type = "video/mp4" if init.width else "audio/mp4"
         scanner = FactsScanner()
         scanner.feed(header)
         facts = facts_json(scanner.finish(length))
-        upload, name = writer.upload, writer.stream.new.name
+        ttl = stream.new.grace + RENAMED_TTL_SECONDS
         for number in range(1, MAX_NUMBERED_NAMES):
             try:
                 if number > 1:
-                    upload = await self._stores.uploads.assign_name(upload, numbered_name(name, number))
-                metadata = metadata_of_file(writer.stream.new.limits_json)
-                etag = file_etag(upload, length)
+                    # With a lifetime: a process that is killed before the commit leaves it to the next one.
+                    name = numbered_name(stream.new.name, number)
+                    upload = await self._stores.uploads.assign_name(upload, name, ttl=ttl)
+                etag, metadata = file_etag(upload, length), metadata_of_file(stream.new.limits_json)
                 stored = StoredFile(length, content_type, None, etag, metadata, media_facts_json=facts)
                 return await self._stores.uploads.commit(upload, stored)
             except AlreadyExists:
-                _log.warning("the name of live stream %s is taken", writer.stream.new.id)
+                _log.warning("the name of live stream %s is taken", stream.new.id)
         raise Conflict("the name of this stream and those that follow it are taken")
 
     async def _end_without_file(self, stream: LiveStream, fencing_token: int, reason: str) -> None:
         await self._note_end(stream, fencing_token, reason, None)
 
     async def _settle(self, stream: LiveStream, reason: str) -> None:
-        """Note the end of a stream whose upload is committed or gone: a process was killed on the way."""
-        file = await self._stores.live.find_file(stream)
+        """Note the end of a stream whose upload is committed or gone, or has another name: a process was killed on the way."""
+        file = await self._stores.live.find_file(stream) or await self._commit_renamed(stream)
         if file is None:
             state = await self._stores.uploads.get_durable_info(stream.new.upload_id)
             if not (state is None or isinstance(state, FinishedUpload)):
                 raise Gone("the stored data of this stream is damaged")
         await self._note_end(stream, stream.fencing_token, reason, file)
+
+    async def _commit_renamed(self, stream: LiveStream) -> MediaInfo | None:
+        """Commit what was given a numbered name, and not committed; None where nothing was. Its last block and header are there."""
+        acquired = await self._acquire_renamed(stream)
+        if not isinstance(acquired, tuple):
+            return None
+        init = read_init(stream.epochs[0].init)
+        header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
+        event = await self._commit(acquired[0], stream, init, header, stream.position.offset)
+        await self._publish_event(event)
+        return event.info
+
+    async def _acquire_renamed(
+        self, stream: LiveStream
+    ) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+        """Acquire the upload of a stream under the numbered name that it was given; None where it has none."""
+        names = [numbered_name(stream.new.name, number) for number in range(2, MAX_NUMBERED_NAMES)]
+        upload_id = await self._stores.live.find_upload(stream, names)
+        return None if upload_id is None else await self._stores.uploads.acquire(upload_id)
 
     async def _note_end(self, stream: LiveStream, fencing_token: int, reason: str, file: MediaInfo | None) -> None:
         new = stream.new

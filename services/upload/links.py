@@ -121,7 +121,7 @@ class LinkIssuer:
         if wanted.name is not None:
             return wanted.name
         stream = await self._streams.get_stream(wanted.stream)
-        if stream is None:
+        if stream is None or stream.was_deleted:
             raise NotFound(f"links[{number}]: live stream not found")
         return stream.new.name
 

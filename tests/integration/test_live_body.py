@@ -15,7 +15,7 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import fragment, init
-from tests.support.live_client import LiveClient, make_stream, media_of, probe, read_file
+from tests.support.live_client import LiveClient, make_stream, media_of, probe, read_file, read_list
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.waiting import eventually
 
@@ -97,6 +97,19 @@ def test_a_body_that_ends_with_its_stream(live: ServiceProcess) -> None:
     described = client.get()
     assert (described["state"], described["reason"], described["segments"]) == ("ended", "complete", 1)
     assert client.post(init()).status_code == 410  # row 21
+
+
+def test_a_deleted_stream_cuts_its_body(live: ServiceProcess, library: ServiceProcess) -> None:
+    """Row 21: its publisher is told that it has gone, viewers find nothing."""
+    client = make_stream(live)
+    with body_of(client) as body:
+        body.send(init() + fragment(0, 2) + fragment(2, 2)[:100])
+        eventually(lambda: client.get()["segments"] == 1, 10, "the body is received")
+        assert httpx.delete(f"{live.url}/live/{client.id}", timeout=30).status_code == 204
+        assert body.answer().split(b" ", 2)[1] in {b"409", b"410"}
+    assert client.post(init()).status_code == 410
+    assert httpx.get(f"{live.url}/live/{client.id}").status_code == 404
+    assert read_list(library, client).status_code == 404
 
 
 def test_a_cut_before_the_first_fragment_leaves_a_stream_that_waits(live: ServiceProcess) -> None:

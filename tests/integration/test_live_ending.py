@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import Forbidden, Unauthorized
+from services.common.errors import Forbidden, NotFound, Unauthorized
 from services.common.media import MediaInfo, MediaName
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.limits import BLOCK_SIZE
-from services.common.store.upload_store import NewUpload, OutboxEvent, StoredFile
+from services.common.store.upload_store import NewUpload, OutboxEvent, StoredFile, UploadHandle
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.locks import UploadLocks
 from services.live.idle_streams import IdleStreams
@@ -24,6 +24,7 @@ from services.live.stream_ending import StreamEnder, numbered_name
 from services.live.stream_limits import StreamLimits
 from services.live.stream_writer import LiveStores, StreamWriter
 from tests.support.fragmented_mp4 import fragment, init
+from tests.support.live_client import media_of
 from tests.support.opened_stores import opened_store, with_stores
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +165,79 @@ async def test_another_file_of_that_name_leaves_a_numbered_one(service: Service)
     file = await service.store.reader.find(MediaName("talks", "talk (2).mp4"))
     assert file is not None
     assert file.length == (await service.ender.get(stream_id)).position.offset
+
+
+class Killed(Exception):
+    """Ends a process between two steps."""
+
+
+async def take_name(service: Service) -> None:
+    """Another file gets the name of the stream."""
+    upload = await service.store.uploads.create_upload(NAME, NewUpload(1))
+    await service.store.uploads.write_blocks(upload, 0, [b"x"])
+    await service.store.uploads.commit(upload, StoredFile(1, "video/mp4", hashlib.sha256(b"x").hexdigest()))
+
+
+@BOTH
+@pytest.mark.parametrize("takes_second", [False, True])
+async def test_a_recording_that_was_renamed_and_not_committed_is_found(
+    service: Service, monkeypatch: pytest.MonkeyPatch, takes_second: bool
+) -> None:
+    """Row 20: a process is killed between the two steps. It has a day more than the grace to be found."""
+    stream_id = await service.make()
+    await (await service.write(stream_id, MEDIA)).close()
+    await take_name(service)
+    commit = service.store.uploads.commit
+
+    async def die(upload: UploadHandle, *given: Any, **named: Any) -> OutboxEvent:
+        if upload.name != NAME:
+            raise Killed
+        return await commit(upload, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store.uploads, "commit", die)
+        with pytest.raises(Killed):
+            await service.ender.end(stream_id, "ended")
+    if takes_second:
+        second = numbered_name(NAME, 2)
+        upload = await service.store.uploads.create_upload(second, NewUpload(1))
+        await service.store.uploads.write_blocks(upload, 0, [b"x"])
+        await service.store.uploads.commit(upload, StoredFile(1, "video/mp4", hashlib.sha256(b"x").hexdigest()))
+    renamed = await service.store.live.find_upload(
+        await service.ender.get(stream_id), [numbered_name(NAME, number) for number in (2, 3)]
+    )
+    assert renamed is not None
+    acquired = await service.store.uploads.acquire(renamed)
+    assert isinstance(acquired, tuple)
+    await service.store.uploads.release_lease(acquired[0])
+    assert acquired[1].expires_at - datetime.now(UTC) > timedelta(hours=23)
+
+    other = Service(service.store)
+    assert (await other.ender.end(stream_id, "ended")).state == "ended"
+    expected = f"talk ({3 if takes_second else 2}).mp4"
+    assert other.recorded.files == [expected]
+    assert other.recorded.events[-1][1]["file"]["filename"] == expected
+    file = await service.store.reader.find(MediaName("talks", expected))
+    assert file is not None
+    data = b"".join(await service.store.reader.read_blocks(file, 0, (file.length - 1) // BLOCK_SIZE))
+    assert data[BLOCK_SIZE:] == media_of(MEDIA)
+
+
+@BOTH
+async def test_a_stream_that_is_thrown_away_is_there_for_its_publisher_alone(service: Service) -> None:
+    """Row 21: its blocks are doomed at once."""
+    stream_id = await service.make()
+    writer = await service.write(stream_id, MEDIA)
+    await writer.close()
+    await service.ender.delete(stream_id)
+    assert (await service.ender.read(stream_id)).was_deleted
+    for call in (service.ender.get, service.ender.delete):
+        with pytest.raises(NotFound):
+            await call(stream_id)
+    assert await service.streams.list(("ended",), None, "", 10) == ([], None)
+    assert await service.store.uploads.get_info(writer.stream.new.upload_id) is None
+    assert service.recorded.events[-1] == ("live.ended", {"reason": "deleted", "file": None})
+    assert (await service.make()) != stream_id  # the name is free
 
 
 @BOTH

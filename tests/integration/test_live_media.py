@@ -1,14 +1,21 @@
 """Odd media sent to a live service: what is listed, what begins an epoch, what is refused before anything is listed."""
 
 import struct
+import subprocess
 
+import httpx
 import pytest
 
+from services.common.containers.scanner import FactsScanner
+from services.common.live.initialisation import SAMPLE_ENTRIES
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import AUDIO, VIDEO, box, fragment, init
 from tests.support.hls_rules import check_playlist
 from tests.support.live_client import make_stream, media_of, read_file, read_list
+from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess
+
+FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov+default_base_moof")
 
 
 def many(count: int, *, key: bool = True, durations: bool = True) -> bytes:
@@ -52,12 +59,26 @@ def deep(levels: int) -> bytes:
     return found
 
 
+def with_base_time(ticks: int) -> bytes:
+    """A fragment whose tracks have this signed base time."""
+    return fragment(0, 1).replace(
+        struct.pack(">4sIQ", b"tfdt", 1 << 24, 0), struct.pack(">4sIq", b"tfdt", 1 << 24, ticks)
+    )
+
+
+def many_samples(count: int) -> bytes:
+    """A fragment that says that it has so many samples, without their table."""
+    whole = fragment(0, 1)
+    return whole.replace(struct.pack(">4sII", b"trun", 0x304, 1), struct.pack(">4sII", b"trun", 0x304, count))
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
         pytest.param(init(timescale=0), 415, id="8 a timescale of 0"),
         pytest.param(init() + fragment((1 << 62) / 90_000, 1), 400, id="8 a base time that is huge"),
         pytest.param(init() + fragment(0, 47_000), 400, id="8 a duration that is huge"),
+        pytest.param(init() + with_base_time(-90_000), 400, id="8 a base time that is negative"),
         pytest.param(init() + many(32, key=False), 400, id="10 no key frame within 30 s"),
         pytest.param(init(codec=b"encv"), 415, id="14 encrypted"),
         pytest.param(struct.pack(">I4sQ", 1, b"moov", 1 << 62), 415, id="35 a box of 2^62 bytes"),
@@ -65,6 +86,9 @@ def deep(levels: int) -> bytes:
         pytest.param(init() + struct.pack(">I4s", 7, b"moof"), 400, id="35 a box that is shorter than its header"),
         pytest.param(box(b"moov", deep(2000)), 415, id="35 nested boxes"),
         pytest.param(box(b"ftyp", bytes(1 << 20)), 415, id="35 a large ftyp"),
+        pytest.param(box(b"moov", bytes(1 << 20)), 415, id="35 a moov of 1 MiB"),
+        pytest.param(init() + many_samples(1_000_000), 400, id="35 a million samples"),
+        pytest.param(init() + box(b"moof", deep(2000)) + box(b"mdat"), 400, id="35 nested boxes in a fragment"),
     ],
 )
 def test_what_is_refused_before_anything_is_listed(live: ServiceProcess, sent: bytes, status: int) -> None:
@@ -74,6 +98,55 @@ def test_what_is_refused_before_anything_is_listed(live: ServiceProcess, sent: b
     assert answer.json()["detail"]
     described = client.get()
     assert (described["state"], described["segments"], described["bytes"]) == ("waiting", 0, BLOCK_SIZE)
+
+
+def test_what_is_taken_is_said_where_something_is_not(live: ServiceProcess) -> None:
+    """Row 14."""
+    for codec in (b"encv", b"vp08"):
+        detail = make_stream(live).patch(0, init(codec=codec)).json()["detail"]
+        assert all(entry.decode() in detail for entry in SAMPLE_ENTRIES)
+
+
+def test_memory_that_refused_media_has_held_is_given_back(live: ServiceProcess) -> None:
+    """Row 35: each request is over before its box would be complete; the next ones find the room of those before."""
+    bodies = (box(b"ftyp", bytes(1 << 20)), init() + box(b"moof", bytes(1 << 20)) + b"\x00" * 64)
+    for body in bodies:  # what is allocated once
+        make_stream(live).patch(0, body)
+    before = anonymous_memory(live.pid)
+    for _ in range(10):
+        for body in bodies:
+            assert make_stream(live).patch(0, body).status_code in {400, 415}
+    assert anonymous_memory(live.pid) - before < 8 << 20
+
+
+def test_a_size_that_changes_in_band_is_no_epoch(live: ServiceProcess, library: ServiceProcess) -> None:
+    """Row 11: the parameter sets of avc3 are in the samples, so the list says the first size on."""
+    client = make_stream(live)
+    sent = init(codec=b"avc3") + fragment(0, 2) + fragment(2, 2, fill=900) + fragment(4, 2, fill=900)
+    assert client.patch(0, sent).status_code == 204
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.discontinuity for entry in listed.entries] == [False] * 3
+    variants = httpx.get(f"{library.url}/live/{client.id}/index.m3u8").raise_for_status().text
+    assert "RESOLUTION=160x90" in variants
+    assert "avc3" in variants
+
+
+def test_time_stamps_of_33_bits_that_wrap_are_unwrapped_by_the_remuxer(
+    live: ServiceProcess, library: ServiceProcess, ffmpeg: str
+) -> None:
+    """Row 8: MPEG-TS that begins 3 s before 2^33 ticks of 90 kHz, copied with the flags of the ingest."""
+    wrap = (1 << 33) / 90_000
+    command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=6", "-c:v"]
+    command += ["libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-muxdelay", "0"]
+    command += ["-output_ts_offset", str(wrap - 3), "-f", "mpegts", "-"]
+    transport = subprocess.check_output(command, timeout=60)
+    remux = [ffmpeg, "-v", "error", "-f", "mpegts", "-i", "-", "-c", "copy", "-f", "mp4", *FRAGMENTED, "-"]
+    sent = subprocess.run(remux, input=transport, check=True, capture_output=True, timeout=60).stdout
+    client = make_stream(live)
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.discontinuity for entry in listed.entries] == [False] * 3
+    assert sum(entry.seconds for entry in listed.entries) == pytest.approx(6, abs=0.1)
 
 
 def test_a_jump_is_a_discontinuity_in_the_list(live: ServiceProcess, library: ServiceProcess) -> None:
@@ -93,3 +166,67 @@ def test_long_fragments_have_their_true_length_in_the_list(live: ServiceProcess,
     text = read_list(library, client).raise_for_status().text
     assert [entry.seconds for entry in check_playlist(text, overlong=True).entries] == [5, 5]
     assert "INDEPENDENT-SEGMENTS" not in text
+
+
+@pytest.mark.parametrize("way", ["tus", "body", "objects"])
+def test_another_sample_description_ends_the_stream_as_a_file(
+    live: ServiceProcess, library: ServiceProcess, way: str
+) -> None:
+    """Row 12, as ADR 52 has it: the recording is whole and closed at once, and the sender is told to make another stream."""
+    client = make_stream(live)
+    first, other = init() + fragment(0, 2) + fragment(2, 1), init(codec=b"avc3") + fragment(3, 2)
+    if way == "tus":
+        answer = client.patch(0, first + other)
+    elif way == "body":
+        answer = client.post(first + other)
+    else:
+        for number, piece in enumerate((init(), fragment(0, 2), fragment(2, 1))):
+            assert client.put(f"{number}.m4s", piece).status_code == 200
+        answer = client.put("init-1.m4s", init(codec=b"avc3"))
+    assert answer.status_code == 415, answer.text
+    assert "make another stream" in answer.json()["detail"]
+    described = client.get()
+    assert (described["state"], described["reason"], described["segments"]) == ("ended", "media changed", 2)
+    assert described["file"]["filename"] == described["filename"]
+    assert read_file(library, client)[BLOCK_SIZE:] == media_of(first)
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert (listed.ended, sum(entry.seconds for entry in listed.entries)) == (True, 3)
+    assert client.patch(0, other).status_code == 410
+
+
+def test_a_sender_that_had_no_fragment_yet_may_begin_with_other_media(live: ServiceProcess) -> None:
+    client = make_stream(live, takeover=True)
+    assert client.patch(0, init(codec=b"avc3")).status_code == 204
+    source = client.begin().headers["location"].partition("?")[2]
+    assert client.patch(0, init() + fragment(0, 2), query=f"?{source}").status_code == 204
+    assert client.get()["segments"] == 1
+
+
+def test_a_gap_in_audio_of_more_than_a_second_is_a_discontinuity(live: ServiceProcess, library: ServiceProcess) -> None:
+    """Row 15; each request goes on from what is stored."""
+    client = make_stream(live)
+    offset = 0
+    for piece in (init(), fragment(0, 2), fragment(2, 2, tracks=(VIDEO,)), fragment(4, 2), fragment(6, 2)):
+        assert client.patch(offset, piece).status_code == 204
+        offset += len(piece)
+    client.end()
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.discontinuity for entry in listed.entries] == [False, False, True, False]
+
+
+def test_a_list_is_as_long_as_its_file(live: ServiceProcess, library: ServiceProcess) -> None:
+    """The sender's fragments have gaps of 40 ms, which are part of the durations."""
+    client = make_stream(live)
+    sent = init() + b"".join(fragment(number * 1.04, 1, key=number % 2 == 0) for number in range(9))
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert sum(entry.seconds for entry in listed.entries) == pytest.approx(8 * 1.04 + 1, abs=0.001)
+    assert read_facts(read_file(library, client)) == pytest.approx(8 * 1.04 + 1, abs=0.002)
+
+
+def read_facts(data: bytes) -> float | None:
+    """The duration that a file states, in seconds."""
+    scanner = FactsScanner()
+    scanner.feed(data)
+    facts = scanner.finish(len(data))
+    return None if facts is None else facts.duration

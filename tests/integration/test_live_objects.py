@@ -50,6 +50,7 @@ def test_an_object_that_is_sent_again_changes_nothing(live: ServiceProcess) -> N
     assert send(client, init(), first, first, second, init(), first, second, second) == [200] * 8
     described = client.get()
     assert (described["segments"], described["duration"]) == (2, 4)
+    assert described["bytes"] == BLOCK_SIZE + len(first + second)
 
 
 def test_empty_incomplete_and_early_objects_are_refused(live: ServiceProcess) -> None:
@@ -158,6 +159,7 @@ def test_tracks_in_objects_of_their_own_are_refused(live: ServiceProcess) -> Non
     assert "-f hls -hls_segment_type fmp4 in place of -f dash" in answer.json()["detail"], "what to do is said"
     assert client.put("2.m4s", fragment(2, 2, tracks=(VIDEO,))).status_code == 200
     assert client.get()["segments"] == 2
+    assert client.get()["state"] == "live"
 
 
 def test_a_missing_object_is_a_discontinuity(live: ServiceProcess, library: ServiceProcess) -> None:

@@ -87,7 +87,14 @@ def test_a_stream_without_a_segment_leaves_no_file(live: ServiceProcess, library
     again = make_stream(live, filename=described["filename"])
     httpx.delete(f"{again.url}/live/{again.id}").raise_for_status()
     assert httpx.get(f"{again.url}/live/{again.id}").status_code == 404
-    assert again.head().status_code == 404
+    assert again.head().status_code == 410
+    stranger = {**again.auth, "authorization": f"Bearer {'A' * 43}"}
+    assert httpx.head(f"{again.url}{again.made['tus']}", headers={**TUS, **stranger}).status_code == 403
+    assert again.patch(0, init()).status_code == again.begin().status_code == 410
+    assert again.post(init()).status_code == again.put("init.mp4", init()).status_code == 410
+    assert again.put("list.m3u8", b"#EXTM3U").status_code == 410
+    assert again.id not in httpx.get(f"{again.url}/live?state=ended").text
+    assert httpx.post(f"{again.url}/live/{again.id}/end").status_code == 404
 
 
 def test_the_name_of_a_stream_is_taken(live: ServiceProcess, library: ServiceProcess) -> None:

@@ -17,6 +17,7 @@ from services.common.bus.subscription import Subscription
 from services.common.live.viewer_counts import count_key
 from services.common.media import MediaName
 from services.common.store.factory import MediaStore
+from services.common.store.live_store import DELETED
 from services.common.store.timings import StoreTimings
 from tests.support.databases import ServerProcess, storage_env
 from tests.support.fragmented_mp4 import fragment
@@ -391,6 +392,20 @@ async def test_a_deleted_stream_is_not_there(http: httpx.AsyncClient, store: Med
     await writer.wake("ended", 5)
     assert (await held).status_code == 404
     assert (await http.get(f"{writer.path}/media.m3u8")).status_code == 404
+
+
+async def test_a_stream_that_was_thrown_away_is_there_for_no_viewer(
+    http: httpx.AsyncClient, store: MediaStore, writer: LiveWriter
+) -> None:
+    """Row 21: its record stays for a day, for its publisher."""
+    await writer.add_segments(4)
+    await until_listed(http, writer)
+    held = asyncio.create_task(http.get(f"{writer.path}/media.m3u8?_HLS_msn=4"))
+    await store.live.set_state(writer.id, writer.upload.fencing_token, "ended", DELETED)
+    await writer.wake("ended", 5)
+    assert (await held).status_code == 404
+    for address in ("media.m3u8", "index.m3u8", "0/init.mp4", "0/1.m4s"):
+        assert (await http.get(f"{writer.path}/{address}")).status_code == 404
 
 
 async def test_segments_leave_with_their_file(http: httpx.AsyncClient, store: MediaStore, writer: LiveWriter) -> None:

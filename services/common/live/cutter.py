@@ -2,10 +2,11 @@
 
 A segment is closed as soon as another fragment of the same length would make it longer than the target duration allows, so that a
 regular stream's segments are listed without waiting for the next fragment (RFC 8216bis, 4.4.3.1). Where a key frame comes when the
-segment is long enough, it begins the next one.
+segment is long enough, it begins the next one. A gap between two fragments belongs to the segment before it where that is still
+open, else to the one behind it: the durations of a list add up to that of the file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -16,18 +17,13 @@ from services.common.live.initialisation import IncompatibleInit, InitSegment, U
 from services.common.live.segments import Epoch, Segment
 
 MAX_GAP_SECONDS = 1
-"""A longer gap in the sender's time begins an epoch."""
+"""A longer gap in the sender's time begins an epoch; one in another track than the main one, at the next key frame."""
 MAX_REPEAT_SECONDS = 10
 """Media that ends up to so long before what is there was sent again; older media is a sender whose time began anew."""
 MIN_KEYED_SHARE = 0.75
 """Share of the target duration after which a key frame begins the next segment."""
 MAX_DROPPED_SECONDS = 30
 """Media without any key frame that is dropped before the stream is refused."""
-OTHER_PARAMETERS = "other tracks or codec parameters than the stream began with"
-TRACKS_APART = (
-    f"{OTHER_PARAMETERS}: audio and video apart, as a DASH muxer sends them, are not taken. Send them in the same fragments, with "
-    "ffmpeg by -f hls -hls_segment_type fmp4 in place of -f dash"
-)
 
 
 class Cut(NamedTuple):
@@ -44,7 +40,9 @@ class CutterState:
 
     `position` is where in the file the next fragment goes, and `open_segment` the fragments behind the last complete segment as the
     segment that they would be. `file_end` is when the media ends, in seconds, over all tracks. `expected` is when the next fragment
-    is due, in the sender's ticks; None where it begins an epoch. A fragment that is held is not part of it and is added again.
+    is due, in the sender's ticks; None where it begins an epoch. `track_ends` is when the other tracks end, in ticks of their own
+    and of the sender's time, and `breaks` says that one of them had a gap. `listed_end` is where the last complete segment ends, in
+    ticks of the file, None where that is not known. A fragment that is held is not part of it and is added again.
     """
 
     position: int
@@ -55,6 +53,9 @@ class CutterState:
     last_duration: int = 0
     dropped: int = 0
     dropped_seconds: float = 0.0
+    track_ends: tuple[tuple[int, int], ...] = ()
+    breaks: bool = False
+    listed_end: int | None = 0
 
 
 @dataclass(slots=True)
@@ -69,19 +70,41 @@ class _OpenSegment:
 
 @dataclass(slots=True)
 class _Run:
-    """The current epoch: `shifts` lead from the sender's time to the file's, by track; the next fragment is due at `expected`."""
+    """The current epoch: `shifts` lead from the sender's time to the file's, by track; the next fragment is due at `expected`.
+
+    `ends` are those of the other tracks that state durations; `breaks`: one of them had a gap, the next key frame begins an epoch.
+    """
 
     init: InitSegment
     epoch: Epoch
     shifts: dict[int, int]
     expected: int
     last_duration: int = 0
+    ends: dict[int, int] = field(default_factory=dict)
+    breaks: bool = False
 
     def file_time(self, ticks: int) -> int:
         return self.epoch.file_time + ticks - self.epoch.base_time
 
-    def date(self, ticks: int) -> float:
-        return self.epoch.date + (ticks - self.epoch.base_time) / self.epoch.timescale
+    def date(self, file_time: int) -> float:
+        return self.epoch.date + (file_time - self.epoch.file_time) / self.epoch.timescale
+
+    def has_gap(self, fragment: Fragment) -> bool:
+        """Whether another track than the main one has a gap in front of a fragment."""
+        return any(
+            _start(track) - self.ends[track.track_id] > MAX_GAP_SECONDS * self.init.tracks[track.track_id].timescale
+            for track in fragment.tracks
+            if track.track_id in self.ends
+        )
+
+    def note_ends(self, fragment: Fragment) -> None:
+        for track in fragment.tracks:
+            if track.track_id == self.init.main_track:
+                continue
+            if track.duration:
+                self.ends[track.track_id] = _start(track) + track.duration
+            else:
+                self.ends.pop(track.track_id, None)
 
 
 class _Held(NamedTuple):
@@ -108,6 +131,7 @@ class Cutter:
         self._last_epoch: Epoch | None = None
         self._run: _Run | None = None
         self._file_end = Fraction(0)
+        self._listed_end = 0
         self._dropped_seconds = 0.0
         self._open: _OpenSegment | None = None
         self._held: _Held | None = None
@@ -140,6 +164,9 @@ class Cutter:
             0 if run is None else run.last_duration,
             self.dropped,
             self._dropped_seconds,
+            () if run is None else tuple(sorted(run.ends.items())),
+            run is not None and run.breaks,
+            self._listed_end,
         )
 
     def restore(self, state: CutterState, epoch: Epoch | None) -> None:
@@ -151,9 +178,18 @@ class Cutter:
             return
         init = self._init = read_init(epoch.init)
         self._last_epoch = epoch
+        self._listed_end = self._end_ticks(init) if state.listed_end is None else state.listed_end
         if state.expected is None:
             return
-        self._run = _Run(init, epoch, _shifts(init, epoch), state.expected, state.last_duration)
+        self._run = _Run(
+            init,
+            epoch,
+            _shifts(init, epoch),
+            state.expected,
+            state.last_duration,
+            dict(state.track_ends),
+            state.breaks,
+        )
         if (opened := state.open_segment) is not None:
             self._open = _OpenSegment(
                 opened.offset, opened.start, opened.date, opened.is_key, opened.size, opened.duration
@@ -167,8 +203,9 @@ class Cutter:
         """
         init = self._init = read_init(epoch.init)
         self._last_epoch = epoch
-        self._file_end = Fraction(epoch.file_time, epoch.timescale)
+        self._file_end, self._listed_end = Fraction(epoch.file_time, epoch.timescale), epoch.file_time
         if last is not None:
+            self._listed_end = last.start + last.duration
             self._next_number = last.number + 1
             self._position = last.offset + last.size
             self._file_end = Fraction(last.start + last.duration, last.timescale)
@@ -180,6 +217,8 @@ class Cutter:
         """Close what is open; another sender, or the same one from its start, comes next: its time is another one."""
         cut = self.end()
         self._run = None
+        if self._last_epoch is None:
+            self._init = None  # nothing of it is in the file
         return cut
 
     def set_init(self, init: InitSegment) -> Cut:
@@ -188,8 +227,8 @@ class Cutter:
         Raises IncompatibleInit where its fragments cannot be part of the same file.
         """
         if self._init is not None and init.description != self._init.description:
-            is_apart = bool(init.width) != bool(self._init.width)  # pictures in one, sound alone in the other
-            raise IncompatibleInit(TRACKS_APART if is_apart else OTHER_PARAMETERS)
+            kinds = (init.tracks.keys(), bool(init.width))
+            raise IncompatibleInit(is_rendition=kinds != (self._init.tracks.keys(), bool(self._init.width)))
         cut = Cut() if self._init is None or init.data == self._init.data else self.begin_source()
         self._init = init
         return cut
@@ -210,7 +249,7 @@ class Cutter:
     def end(self) -> Cut:
         """Close what is open: the stream, or its sender, has ended."""
         cut = Cut() if self._init is None else self._release(self._init, None)
-        return _joined(cut, Cut(segments=self._close()))
+        return _joined(cut, Cut(segments=self._close_at_end()))
 
     def _release(self, init: InitSegment, following: TrackFragment | None) -> Cut:
         """Place the held fragment: `following` says how long it is, else it is as long as the one before."""
@@ -231,19 +270,26 @@ class Cutter:
             self.dropped += 1
             return Cut()
         gap = start - run.expected if run is not None else 0
-        if run is None or not -init.timescale // 10 <= gap <= MAX_GAP_SECONDS * init.timescale:
-            if not main.begins_with_sync_sample:
+        is_key = main.begins_with_sync_sample
+        if run is not None and run.has_gap(fragment):
+            run.breaks = True
+        if (
+            run is None
+            or not -init.timescale // 10 <= gap <= MAX_GAP_SECONDS * init.timescale
+            or (run.breaks and is_key)
+        ):
+            if not is_key:
                 return self._drop(main, init)
-            closed = self._close()
+            closed = self._close_at_end()
             run = self._run = self._start_run(init, fragment, start, now - duration / init.timescale)
             epochs, gap = (run.epoch,), 0
         elif self._open is not None and self._ends_before(self._open, main, gap + duration, init):
-            closed = self._close()
+            closed = self._close(run.file_time(start))
         self._dropped_seconds = 0.0
         opened = self._open
         if opened is None:
-            begin, is_key = max(start, run.expected), main.begins_with_sync_sample
-            opened = self._open = _OpenSegment(self._position, run.file_time(begin), run.date(begin), is_key)
+            begin = self._begin_of(run.file_time(start), duration, init)
+            opened = self._open = _OpenSegment(self._position, begin, run.date(begin), is_key)
         run.expected = start + duration
         run.last_duration = duration
         opened.duration = run.file_time(run.expected) - opened.start
@@ -259,6 +305,7 @@ class Cutter:
         if run is None or self._open is None or self._is_far_from(run, fragment):
             self.dropped += 1
             return Cut()
+        run.breaks = run.breaks or run.has_gap(fragment)
         return Cut(self._append(run, self._open, fragment))
 
     def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
@@ -274,7 +321,7 @@ class Cutter:
         moved = round((self._file_end - earliest) * init.timescale)
         previous = self._last_epoch
         if previous is not None:
-            date = max(date, previous.date + float(self._file_end) - previous.file_time / previous.timescale)
+            date = max(date, previous.date + (start + moved - previous.file_time) / previous.timescale)
         number = 0 if previous is None else previous.number + 1
         epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, start + moved, date)
         return _Run(init, epoch, _shifts(init, epoch), start)
@@ -283,6 +330,7 @@ class Cutter:
         data = shift_base_times(fragment.data, fragment.moof, run.shifts)
         self._position += len(data)
         opened.size += len(data)
+        run.note_ends(fragment)
         for track in fragment.tracks:
             end = _start(track) + track.duration + run.shifts[track.track_id]
             self._file_end = max(self._file_end, Fraction(end, run.init.tracks[track.track_id].timescale))
@@ -298,10 +346,34 @@ class Cutter:
         """Whether a segment of this length, rounded to whole seconds, exceeds the list's target."""
         return ticks >= (self._target + 0.5) * init.timescale
 
-    def _close(self) -> tuple[Segment, ...]:
+    def _longest(self, init: InitSegment) -> int:
+        """Return the longest duration that is written as one within the list's target."""
+        return int((self._target + 0.4999) * init.timescale)
+
+    def _begin_of(self, start: int, duration: int, init: InitSegment) -> int:
+        """Return where a segment begins, in the file's time: where the one before it ends, so that a gap is part of it.
+
+        Where it would be too long with the gap for the list's target, it begins later: that much is missing in the list.
+        """
+        begin, end = max(self._listed_end, start - MAX_GAP_SECONDS * init.timescale), start + duration
+        if begin >= start or not self._is_too_long(end - begin, init) or self._is_too_long(duration, init):
+            return begin
+        return min(start, max(begin, end - self._longest(init)))
+
+    def _end_ticks(self, init: InitSegment) -> int:
+        return round(self._file_end * init.timescale)
+
+    def _close_at_end(self) -> tuple[Segment, ...]:
+        """Close the last segment of an epoch: it lasts as long as its longest track."""
+        return () if self._run is None else self._close(self._end_ticks(self._run.init))
+
+    def _close(self, until: int = 0) -> tuple[Segment, ...]:
+        """Close what is open. `until`, in the file's time, is when the media behind it begins, where that is known."""
         opened, self._open = self._open, None
         if opened is None or self._run is None:
             return ()
+        opened.duration = max(opened.duration, min(until - opened.start, self._longest(self._run.init)))
+        self._listed_end = opened.start + opened.duration
         segment = self._segment(opened, self._run.epoch)
         self._next_number += 1
         return (segment,)

@@ -33,12 +33,26 @@ SAMPLE_ENTRIES = frozenset(
 """Types of sample entries that players of fragmented MP4 know; an encrypted track has another one."""
 
 
+OTHER_PARAMETERS = "other tracks or codec parameters than the stream began with"
+TRACKS_APART = (
+    f"{OTHER_PARAMETERS}: audio and video apart, as a DASH muxer sends them, are not taken. Send them in the same fragments, with "
+    "ffmpeg by -f hls -hls_segment_type fmp4 in place of -f dash"
+)
+
+
 class UnsupportedMedia(ValueError):
     """The sender's bytes are nothing that can be sent on as fragmented MP4; the text says why."""
 
 
 class IncompatibleInit(UnsupportedMedia):
-    """The fragments of this initialisation segment do not fit into the file of those before."""
+    """The fragments of this initialisation segment do not fit into the file of those before.
+
+    `is_rendition`: it is of other kinds of tracks, as where a muxer sends audio and video as objects of their own.
+    """
+
+    def __init__(self, *, is_rendition: bool) -> None:
+        super().__init__(TRACKS_APART if is_rendition else OTHER_PARAMETERS)
+        self.is_rendition = is_rendition
 
 
 @dataclass(frozen=True, slots=True)

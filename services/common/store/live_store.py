@@ -30,6 +30,9 @@ MAX_EPOCHS = 2_000
 MAX_INIT_BYTES_IN_ALL = 4 << 20
 """Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
 
+DELETED = "deleted"
+"""The reason of a stream that was thrown away: it stays for its publisher, and for nobody else."""
+
 STREAM_TAKEN_OVER = "another writer has taken this stream over"
 
 
@@ -121,6 +124,11 @@ class LiveStream:
     revision: int | None
     file_id: str = ""
 
+    @property
+    def was_deleted(self) -> bool:
+        """Whether it was thrown away before it ended."""
+        return self.state == "ended" and self.reason == DELETED and self.revision is None
+
 
 class LiveStreamReader(Protocol):
     """Reads streams. Raises ServiceUnavailable.
@@ -137,6 +145,9 @@ class LiveStreamReader(Protocol):
 
         None where its upload is not committed, or the file was deleted or replaced.
         """
+
+    async def find_upload(self, stream: LiveStream, names: Sequence[MediaName]) -> str | None:
+        """Return the id of a stream's unfinished upload that `assign_name` has given one of these names, None for none."""
 
     async def list_streams(
         self,

@@ -197,10 +197,12 @@ class UploadCreator(Protocol):
         preconditions: Preconditions = MUST_NOT_EXIST,
         *,
         outcome_ttl: float | None = None,
+        ttl: float | None = None,
     ) -> UploadHandle:
-        """Give a nameless upload its name; the new handle replaces the old one. Raises as `create_upload`, and Conflict.
+        """Give an upload its name, or another one; the new handle replaces the old one. Raises as `create_upload`, and Conflict.
 
-        Its play address stays good for `outcome_ttl` seconds, where that is given, as `StoredFile.outcome_ttl` says.
+        Its play address stays good for `outcome_ttl` seconds, where that is given, as `StoredFile.outcome_ttl` says. It
+        expires after `ttl` from then on, as `NewUpload.ttl` says.
         """
 
 

@@ -60,7 +60,7 @@ _BODY_ROUTE: dict[str, Any] = {
 _OBJECT_ROUTE: dict[str, Any] = {**_BODY_ROUTE, "responses": openapi_problems(*_INGEST_ERRORS, 412)}
 _OBJECT_DELETE_ROUTE: dict[str, Any] = {
     "response_class": Response,
-    "responses": openapi_problems(400, 401, 403, 404, 415, 503),
+    "responses": openapi_problems(400, 401, 403, 404, 410, 415, 503),
 }
 
 

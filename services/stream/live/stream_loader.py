@@ -287,7 +287,7 @@ class StreamLoader:
     async def _read(self) -> None:
         """Ask the store for what is new, and wake who has waited for it."""
         stream = await self._reader.get_stream(self.stream_id)
-        if stream is None:
+        if stream is None or stream.was_deleted:
             self._stream = None
             raise _not_found()
         playlist = self._playlist

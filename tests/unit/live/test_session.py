@@ -61,7 +61,7 @@ STEP = st.tuples(
     st.sampled_from([0.2, 0.5, 1, 1.96, 2, 3]),
     st.booleans(),
     st.sampled_from([0, 0, 0, 0, 0.3, 3, -0.5, -100, 5000]),
-    st.sampled_from(["av", "av", "av", "v", "a", "init", "other init", "index"]),
+    st.sampled_from(["av", "av", "av", "v", "a", "init", "other init", "late audio", "index"]),
     st.sampled_from([True, True, True, False]),
 )
 
@@ -75,6 +75,9 @@ def sent_bytes(steps: Sequence[tuple[float, bool, float, str, bool]]) -> bytes:
             sent += init()
         elif what == "other init":  # the same tracks, so it may follow
             sent += init().replace(b"iso6mp41", b"iso6dash")
+        elif what == "late audio":
+            sent += fragment(at, length, key=key, durations=durations, audio_offset=1.5)
+            at += length
         elif what == "index":
             sent += box(b"styp", b"msdh") + box(b"sidx", bytes(32))
         else:
@@ -207,7 +210,7 @@ def test_no_more_of_a_fragment_is_acknowledged_than_can_be_kept() -> None:
 
 
 def test_pending_bytes_of_another_form_are_refused() -> None:
-    for pending in (b"\x00", b"\x02" + bytes(40)):
+    for pending in (b"\x00", b"\x03" + bytes(60), b"\x01", b"\x02" + bytes(40)):
         with pytest.raises(UnsupportedMedia, match="pending"):
             Session(2, START, None, pending)
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from services.common.errors import Gone
 from services.common.live.segments import Segment
-from services.common.media import MediaInfo
+from services.common.media import MediaInfo, MediaName
 from services.common.store.files import live_changes, live_rows, schema
 from services.common.store.files.clock import read_clock
 from services.common.store.files.database import Transaction
@@ -24,9 +24,10 @@ from services.common.store.live_store import (
     LiveStream,
     NewStream,
 )
-from services.common.store.upload_ids import parse_upload_id
+from services.common.store.upload_ids import format_upload_id, parse_upload_id, secret_of
 
-live, segments, epochs, media = schema.live, schema.live_segments, schema.live_epochs, schema.media
+live, segments, epochs = schema.live, schema.live_segments, schema.live_epochs
+media, uploads = schema.media, schema.uploads
 
 
 class FilesLiveStore:
@@ -52,6 +53,21 @@ class FilesLiveStore:
         statement = select(media).where(media.c.file_id == stream.file_id, media.c.uploaded_at.is_not(None))
         row = await self._database.read(lambda connection: connection.execute(statement).mappings().first())
         return None if row is None else decode_media_info(row)
+
+    async def find_upload(self, stream: LiveStream, names: Sequence[MediaName]) -> str | None:
+        """Read the row of the upload: it keeps its id under any name."""
+        key = parse_upload_id(stream.new.upload_id)
+        if key is None:
+            return None
+        statement = (
+            select(uploads.c.media_id)
+            .join(media, media.c.id == uploads.c.media_id)
+            .where(uploads.c.id == key.record_id, media.c.filename.in_([name.filename for name in names]))
+        )
+        media_id = await self._database.read(lambda connection: connection.execute(statement).scalar())
+        if media_id is None:
+            return None
+        return format_upload_id(media_id, key.record_id, secret_of(stream.new.upload_id))
 
     async def list_streams(
         self,

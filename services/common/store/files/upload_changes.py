@@ -130,10 +130,12 @@ def assign_name(
     name: MediaName,
     preconditions: Preconditions,
     timings: StoreTimings,
+    ttl: float | None = None,
 ) -> FilesUploadKey:
-    """Move an upload from its nameless row to that of a name, as an upload without a TTL. Its fencing token is incremented."""
+    """Move an upload from its row to that of another name, as an upload with this TTL. Its fencing token is incremented."""
     lock_media(transaction, key.media_id)
-    media = _admit(transaction, name, "", 2, preconditions, resumable=False)
+    media = _admit(transaction, name, "", 2, preconditions, resumable=ttl is not None)
+    lifetime = None if ttl is None else milliseconds(ttl)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     result = transaction.connection.execute(
         _UPDATE_FENCED,
@@ -143,8 +145,8 @@ def assign_name(
             "client": "",
             "fencing_token": fencing_token + 1,
             "lease_until": lease_until,
-            "expires_at": lease_until,
-            "lifetime": None,
+            "expires_at": lease_until if lifetime is None else transaction.now + lifetime,
+            "lifetime": lifetime,
             "length": None,
             "metadata": "{}",
         },

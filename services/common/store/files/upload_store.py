@@ -123,12 +123,15 @@ class FilesUploadStore:
         preconditions: Preconditions = MUST_NOT_EXIST,
         *,
         outcome_ttl: float | None = None,
+        ttl: float | None = None,
     ) -> UploadHandle:
         """Move the upload to the name. Conflict where its handle is void. Its row keeps its id, by which it is played."""
         del outcome_ttl
         key, token = upload_key(upload), upload.fencing_token
         named = await self._database.write(
-            lambda transaction: upload_changes.assign_name(transaction, key, token, name, preconditions, self.timings)
+            lambda transaction: upload_changes.assign_name(
+                transaction, key, token, name, preconditions, self.timings, ttl
+            )
         )
         return make_handle(named, name, token + 1, secret_of(upload.upload_id), upload.owner)
 

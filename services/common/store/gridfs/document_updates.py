@@ -121,7 +121,9 @@ def add_upload(
     }
     allowed = {"$and": [preconditions_hold(preconditions), {"$lt": [{"$size": "$doomed"}, MAX_TOMBSTONES]}]}
     admission = admit_upload(client, len(bson.encode(facts)), resumable=lifetime is not None)
-    others = {"$filter": {"input": "$uploads", "cond": {"$ne": ["$$this.id", "$admission.evicted.id"]}}}
+    # Its own id: `assign_name` may be repeated after a process was killed.
+    kept = {"$and": [{"$ne": ["$$this.id", "$admission.evicted.id"]}, {"$ne": ["$$this.id", record_id]}]}
+    others = {"$filter": {"input": "$uploads", "cond": kept}}
     evicted = {"$filter": {"input": "$uploads", "cond": {"$eq": ["$$this.id", "$admission.evicted.id"]}}}
     tombstones = {"$concatArrays": ["$doomed", *_tombstones_of(evicted, second_purge=True)]}
     empty_lists = {list_: {"$ifNull": [f"${list_}", []]} for list_ in ("ended", "doomed", "announce")}

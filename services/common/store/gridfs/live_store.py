@@ -15,7 +15,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from services.common.errors import Conflict, Gone, GridcastError, ServiceUnavailable
 from services.common.live.segments import Epoch, Segment
-from services.common.media import MediaInfo
+from services.common.media import MediaInfo, MediaName
 from services.common.store.gridfs import documents, live_documents
 from services.common.store.gridfs.documents import Document, parse_upload_id
 from services.common.store.gridfs.live_documents import STATES, STREAM_FIELDS
@@ -34,6 +34,7 @@ from services.common.store.live_store import (
     TooManyEpochs,
     new_progress,
 )
+from services.common.store.upload_ids import format_upload_id, secret_of
 
 WRITE_ATTEMPTS = 3
 """Two writers that insert one segment at the same time: one of them fails, and finds it at the next attempt."""
@@ -95,6 +96,18 @@ class GridFSLiveStore:
             identities = [noted["identity"]] if noted else []
             document = await self._find_document(key.media_id, file_id, *identities)
         return documents.decode_media_info(document) if document else None
+
+    async def find_upload(self, stream: LiveStream, names: Sequence[MediaName]) -> str | None:
+        """Look for the upload in the documents of the names."""
+        if (key := parse_upload_id(stream.new.upload_id)) is None or not names:
+            return None
+        filenames = [name.filename for name in names]
+        query = {"folder": names[0].folder, "filename": {"$in": filenames}, "uploads.id": key.record_id}
+        async with map_mongo_errors():
+            document = await self._media.find_one(query, {"_id": 1})
+        if document is None:
+            return None
+        return format_upload_id(document["_id"], key.record_id, secret_of(stream.new.upload_id))
 
     async def _find_document(self, media_id: ObjectId, file_id: ObjectId, *identities: ObjectId) -> Document | None:
         """The document whose current file this is: that of the upload, that of an identity, or that of the name of the commit."""

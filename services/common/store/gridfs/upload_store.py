@@ -180,6 +180,7 @@ class GridFSUploadStore:
         preconditions: Preconditions = MUST_NOT_EXIST,
         *,
         outcome_ttl: float | None = None,
+        ttl: float | None = None,
     ) -> UploadHandle:
         """Add the upload to the document of its name, then remove it from the nameless one. Conflict where that has lost it.
 
@@ -189,7 +190,7 @@ class GridFSUploadStore:
         secret = secret_of(upload.upload_id)
         await self._quotas.rename(upload.owner, key.record_id, name)
         named = await self.add_upload(
-            name, key.record_id, key.file_id, secret, NewUpload(owner=upload.owner), preconditions
+            name, key.record_id, key.file_id, secret, NewUpload(ttl=ttl, owner=upload.owner), preconditions
         )
         named_id = upload_key(named).media_id
         removal = document_updates.remove_upload(key.record_id, self.timings)

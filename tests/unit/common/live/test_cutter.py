@@ -29,6 +29,7 @@ class Stream:
         self.segments: list[Segment] = []
         self.epochs: list[Epoch] = []
         self.now = NOW
+        self.has_holes = False
         self.feed(data)
 
     def feed(self, *pieces: bytes) -> "Stream":
@@ -62,6 +63,7 @@ class Stream:
         for number, segment in enumerate(self.segments):
             assert (segment.number, segment.offset) == (number, position)
             assert segment.start >= time
+            assert self.has_holes or segment.start == time
             assert segment.size > 0
             position, time = position + segment.size, segment.start + segment.duration
         assert position == HEADER_BYTES + len(self.file) == self.cutter.position
@@ -130,6 +132,7 @@ def test_a_sender_that_begins_again_makes_an_epoch_and_the_file_goes_on() -> Non
 
 def test_what_lasts_longer_than_the_video_moves_the_next_epoch() -> None:
     stream = Stream().feed(fragment(0, 2, audio_offset=0.5)).reconnect().feed(fragment(0, 2))
+    stream.has_holes = True  # 2.5 s are too long for the list
     assert starts_in_file(stream, VIDEO) == [0, 2.5]
     assert len(stream.end()) == 2
 
@@ -137,6 +140,7 @@ def test_what_lasts_longer_than_the_video_moves_the_next_epoch() -> None:
 @pytest.mark.parametrize(("gap", "epochs"), [(0.5, 1), (1.0, 1), (1.5, 2), (100_000, 2), (-3, 1), (-1000, 2)])
 def test_gaps_and_jumps_of_the_senders_time(gap: float, epochs: int) -> None:
     stream = Stream().feed(fragment(2000, 2), fragment(2002 + gap, 2))
+    stream.has_holes = gap >= 0.5  # 2.5 s are too long for the list
     stream.end()
     assert len(stream.epochs) == epochs
     assert stream.cutter.dropped == (gap == -3)
@@ -164,10 +168,12 @@ def test_durations_that_are_not_stated_are_the_next_fragments_start() -> None:
 def test_an_equal_init_changes_nothing_and_another_one_cannot_stand_in_the_file() -> None:
     stream = Stream().feed(fragment(0, 1), init(), fragment(1, 1))
     assert len(stream.epochs) == 1
-    with pytest.raises(IncompatibleInit, match=r"parameters than the stream began with\Z"):
-        stream.feed(init(audio=False))
-    with pytest.raises(IncompatibleInit, match="-f hls"):
-        stream.feed(init(video=False))
+    for other, is_rendition in ((init(audio=False), True), (init(codec=b"avc3"), False)):
+        with pytest.raises(IncompatibleInit) as caught:
+            stream.feed(other)
+        assert caught.value.is_rendition == is_rendition
+        assert ("-f hls" in str(caught.value)) == is_rendition, "what to use is said"
+    assert Stream().reconnect(init(audio=False)).feed(fragment(0, 2, tracks=(VIDEO,))).segments
 
 
 def test_a_fragment_of_audio_alone_goes_with_the_open_segment() -> None:
@@ -242,6 +248,7 @@ def test_any_stream_is_contiguous_and_within_the_target(
     steps: list[tuple[float, bool, float, bool]], target: int
 ) -> None:
     stream, at = Stream(target), 0.0
+    stream.has_holes = True  # gaps that do not fit into the target
     for length, key, jump, reconnects in steps:
         if reconnects:
             stream.reconnect()
@@ -261,6 +268,20 @@ def test_a_stream_of_ffmpeg(live_sample: Path) -> None:
     stream = Stream(2, live_sample.read_bytes())
     assert seconds(stream.end()) == pytest.approx([2] * 6, abs=0.03)
     assert all(segment.is_key for segment in stream.segments)
+
+
+def test_the_date_of_an_epoch_is_when_its_media_arrived() -> None:
+    """Row 6: the file's time has no hole, and the dates have the one that there was."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 2))
+    stream.now += 60
+    first, _, last = stream.feed(fragment(500, 2)).end()
+    assert (first.date, last.date) == (NOW + 1 - 2, NOW + 63 - 2)
+    assert last.start == 4 * 90_000
+
+
+def test_the_last_duration_that_is_not_stated_is_the_one_before() -> None:
+    stream = Stream().feed(*(fragment(at, 1, durations=False) for at in (0, 1, 2, 2.5)))
+    assert seconds(stream.end()) == [2, 1]
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
@@ -284,3 +305,53 @@ def test_a_short_gap_in_audio_alone_begins_no_epoch() -> None:
     stream = Stream().feed(fragment(0, 2), fragment(2, 2, audio_offset=0.9), fragment(4, 2, audio_offset=0.9))
     stream.end()
     assert len(stream.epochs) == 1
+
+
+@pytest.mark.parametrize(("distance", "length", "expected"), [(1.1, 1, [2.1, 2.2, 2.2]), (0.8, 0.7, [1.6, 1.6, 1.5])])
+def test_gaps_between_fragments_are_part_of_the_durations(
+    distance: float, length: float, expected: list[float]
+) -> None:
+    """Of the segment in front, where that waits for the next fragment, else of the one behind: nothing is left out."""
+    stream = Stream().feed(*(fragment(number * distance, length) for number in range(6)))
+    segments = stream.end()
+    assert seconds(segments) == expected
+    assert segments[-1].start + segments[-1].duration == stream.cutter.state.file_end * 90_000
+
+
+def test_a_gap_that_would_make_a_segment_too_long_for_its_list_is_not_in_it() -> None:
+    """The sum may be short; a duration above the target is never listed."""
+    stream = Stream().feed(fragment(0, 2), fragment(2.9, 2), fragment(4.9, 2))
+    stream.has_holes = True
+    segments = stream.end()
+    assert all(int(segment.seconds + 0.5) <= 2 for segment in segments)
+    assert [segment.start / 90_000 for segment in segments] == pytest.approx([0, 2.4001, 4.9])
+
+
+def test_the_last_segment_of_a_source_lasts_as_long_as_its_longest_track() -> None:
+    stream = Stream().feed(fragment(0, 1, audio_offset=0.4)).reconnect().feed(fragment(0, 2))
+    assert seconds(stream.end()) == [1.4, 2]
+    assert starts_in_file(stream, VIDEO) == [0, 1.4]
+
+
+@pytest.mark.parametrize(("gap", "epochs"), [(1.0, 1), (1.1, 2), (5.0, 2)])
+def test_a_gap_in_audio_alone_begins_an_epoch(gap: float, epochs: int) -> None:
+    """The picture goes on without a hole in the file, and the sound comes as late as it did."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 2, audio_offset=gap), fragment(4, 2, audio_offset=gap))
+    stream.end()
+    assert len(stream.epochs) == epochs
+    assert starts_in_file(stream, VIDEO) == [0, 2, 4]
+    assert starts_in_file(stream, AUDIO) == pytest.approx([0, 2 + gap, 4 + gap])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_epoch_after_a_gap_in_audio_waits_for_a_key_frame(alone: bool) -> None:
+    """Nothing is dropped, wherever the sound comes back."""
+    stream = Stream().feed(fragment(0, 1), fragment(1, 1, tracks=(VIDEO,)), fragment(2, 1, tracks=(VIDEO,), key=False))
+    if alone:
+        stream.feed(fragment(3, 1, tracks=(AUDIO,)), fragment(3, 1, tracks=(VIDEO,), key=False))
+    else:
+        stream.feed(fragment(3, 1, key=False))
+    stream.feed(fragment(4, 1, key=False), fragment(5, 1), fragment(6, 1))
+    stream.end()
+    assert [epoch.base_time / 90_000 for epoch in stream.epochs] == [0, 5]
+    assert stream.cutter.dropped == 0
