@@ -98,6 +98,9 @@ WEBSOCKET_PATHS = frozenset({"/", "/ws"})
 
 _PATH_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _BASE64URL = r"[A-Za-z0-9_-]{1,128}"  # RFC 4648, 5
+_PLAY_ADDRESS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,4095}"
+"""With its seal, which has a subject in it."""
+_PARAMETER_PATTERNS = {"{token}": _BASE64URL, "{address}": _PLAY_ADDRESS}
 _TEMPLATE_PART = re.compile(r"(\{[a-z]+\})")
 _AMBIGUOUS = re.compile(r"//|\\|%(?:00|0[ad]|2[ef]|5c|25)|/\.{1,2}(?:/|\Z)|;", re.IGNORECASE)
 
@@ -130,7 +133,7 @@ def _shape(path: str) -> tuple[str, int]:
 
 def _compile_template(template: str) -> re.Pattern[str]:
     parts = [
-        (_BASE64URL if part == "{token}" else _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
+        _PARAMETER_PATTERNS.get(part, _PATH_SEGMENT) if part.startswith("{") else re.escape(part)
         for part in _TEMPLATE_PART.split(template)
     ]
     return re.compile("".join(parts) + r"\Z")

@@ -49,6 +49,7 @@ small_service        a minimal ASGI application on our server, as a process
 socket_replica_pair  a gateway before two socket replicas
 stock_server         one of our applications under stock uvicorn, as a process
 store_inspectors     the content of a store read and changed directly, the same for every store
+tls_contexts         one TLS context for all clients of httpx
 traffic              uploads, reads and pushes in the background, with a log of their results
 upload_history       uploads under faults, and a check of the store against their results
 waiting              eventually, eventually_async
@@ -65,8 +66,10 @@ import httpx
 import pytest
 
 from tests.support import redis_programs
+from tests.support.tls_contexts import share_tls_context
 
 redis_programs.apply_choice()
+share_tls_context()
 
 # Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
 CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")

@@ -97,10 +97,13 @@ class Camera {
   async #shoot() {
     const { videoWidth: width, videoHeight: height } = this.live;
     if (!width) return;
+    this.#offer(); // one picture for two clicks
     const canvas = el("canvas", { width, height });
     canvas.getContext("2d").drawImage(this.live, 0, 0);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", QUALITY));
-    if (blob && !this.#closed) this.#review("Picture", blob);
+    if (this.#closed) return;
+    if (blob) this.#review("Picture", blob);
+    else this.#fail({ name: "" });
   }
 
   async #record() {

@@ -77,7 +77,7 @@ export class LivePlayer {
   }
 
   /** Where it is in the stream, in seconds; NaN while nothing can be played. */
-  get time() {
+  get position() {
     return this.#source?.range && this.video.readyState > 0 ? this.video.currentTime : NaN;
   }
 

@@ -32,6 +32,7 @@ export class LiveStudio {
   #choice = 0; // counts choices: the answer to an older one is not taken
   #stream = null;
   #broadcast = null;
+  #interrupted = false; // what the server says of the stream that is sent from here
   #busy = false;
 
   /** @param {{ changed: () => void }} options */
@@ -115,13 +116,15 @@ export class LiveStudio {
   /** What viewers see of the stream that is being sent. */
   update(state) {
     setText(this.viewers, String(state.viewers ?? 0));
-    if (this.#broadcast) return;
+    this.#interrupted = state.state === "interrupted";
+    if (this.#broadcast) return this.#show(this.#broadcast.snapshot);
     // ffmpeg sends it.
     setText(this.durable, size(state.segments ? state.bytes : 0)); // before, it is the reserved header
     this.waiting.parentElement.hidden = true;
     setText(this.elapsed, clock(state.duration ?? 0));
     this.#sayState(state.state === "live" ? "good" : "busy", { waiting: "Waits for ffmpeg", live: "On air", interrupted: "Interrupted", ended: "Ended" }[state.state] ?? state.state);
     if (state.state === "ended") this.close();
+    return undefined;
   }
 
   #fail(text) {
@@ -271,16 +274,20 @@ export class LiveStudio {
     this.waiting.parentElement.hidden = false;
     setText(this.waiting, buffered ? size(buffered) : "nothing");
     const [colour, text] = { starting: ["busy", "Starting"], sending: ["good", "On air"], retrying: ["bad", "Connection lost"], ending: ["busy", "Ending: sends the rest"], ended: ["good", "Ended"], failed: ["bad", "Failed"], cancelled: ["bad", "Stopped"] }[state];
-    this.#sayState(stalled ? "bad" : colour, stalled ? "Sending stopped" : text);
+    const unheard = this.#interrupted && state === "sending";
+    const silent = stalled || unheard;
+    this.#sayState(silent ? "bad" : colour, silent ? "Sending stopped" : text);
     const warning = stalled
       ? "Sending stopped: this page gets no picture any more. Bring its window to the front, and keep the computer awake."
       : paused
         ? "The network is too slow: recording pauses until it has caught up. Nothing that was recorded is lost."
         : state === "retrying"
           ? `${words(error)} What is recorded waits here, and follows.`
-          : behind
-            ? "Sending is behind: the network is slower than the picture."
-            : "";
+          : unheard
+            ? "Sending stopped: the server gets nothing any more. What is recorded waits here, and follows."
+            : behind
+              ? "Sending is behind: the network is slower than the picture."
+              : "";
     setText(this.warning, warning);
     this.warning.hidden = !warning;
   }
@@ -333,6 +340,7 @@ export class LiveStudio {
 
   #reset() {
     this.#choice++;
+    this.#interrupted = false;
     stop(this.#media);
     this.#media = this.#broadcast = this.#stream = this.video.srcObject = null;
     this.#kind = "";

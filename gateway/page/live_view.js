@@ -144,7 +144,7 @@ export class LiveView {
     else if (state.state === "ended" && !state.file) this.player.say("Nothing was recorded of this stream.");
     else {
       this.player.open(live.playlistAddress(state), { ended: state.state === "ended" });
-      this.messages.open(state.id, () => this.player.time);
+      this.messages.open(state.id, () => this.player.position);
     }
   }
 

@@ -94,7 +94,7 @@ class PlaybackReporter:
         return PlaybackWatch(self, sid, filename, length, player) if sid else None
 
     def seal(self, address: str, player: str) -> str:
-        """Return the address as it is told: with authentication on it ends with the token that began the upload."""
+        """Return the address for the event: with authentication on it ends with the token that began the upload."""
         return address if self._seal is None else self._seal(address, player)
 
     def has_told(self, upload_id: str) -> bool:

@@ -27,8 +27,8 @@ from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.files.database import SQLITE_FILENAME
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
-from tests.bench.stream import NGINX, download_rate, missing_tools, ranges_per_second, run_nginx
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table, missing_programs
+from tests.bench.stream import NGINX, TOOLS, download_rate, ranges_per_second, run_nginx
 from tests.bench.upload import PACKAGES, TUS_SERVER, TUS_SERVER_SCRIPT, time_upload, upload_with_tus
 from tests.support.databases import run_server, small_mongod_program, storage_env
 from tests.support.npm import NpmUnavailable, install_packages
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     options = parser.parse_args()
-    if missing := missing_tools():
+    if missing := missing_programs(TOOLS):
         print(f"needed and not found: {', '.join(missing)}")
         return
     mib, hot, cold, seconds, rounds = (

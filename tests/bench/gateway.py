@@ -22,7 +22,7 @@ import uvloop
 
 from deploy.local.ports import HOST, free_ports
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table, missing_programs
 from tests.support.open_file_limit import raise_open_file_limit
 from tests.support.process_stats import cpu_seconds, resident_memory
 from tests.support.processes import run_service
@@ -132,10 +132,6 @@ def uvicorn_command(application: str, port: int) -> list[str]:
     """With its log off."""
     options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--backlog", "2048"]
     return [sys.executable, "-m", "uvicorn", application, *options]
-
-
-def missing_tools() -> list[str]:
-    return [tool for tool in TOOLS if not shutil.which(tool)]
 
 
 def requests_per_second(url: str, seconds: float) -> tuple[int, float]:
@@ -271,7 +267,7 @@ def main() -> None:
     options = Options(given.seconds, given.mib, given.sockets, given.messages, given.idle, given.rounds)
     if given.quick:
         options = Options(2.0, 128, 100, 200, 500, 2)
-    if missing := missing_tools():
+    if missing := missing_programs(TOOLS):
         print(f"needed and not found: {', '.join(missing)}")
         return
     for line in describe_machine(("nginx", "-v"), ("curl", "--version")):

@@ -37,6 +37,8 @@ SEGMENT_SECONDS = 2
 SEGMENT_BYTES = 125_000
 """Of each of the two tracks: a segment of two seconds at 1 Mbit/s."""
 VIEWER_TIMEOUT = 60.0
+WAKE_UP_SECONDS = 0.25
+"""After which the service has heard of a segment."""
 
 _buffer = memoryview(bytearray(256 * 1024))
 
@@ -129,15 +131,33 @@ async def audience(
     return times, len(times) * 2 * SEGMENT_BYTES / (time.perf_counter() - began) / 1e6
 
 
+class Edge:
+    """The newest segment of a stream that the service has heard of."""
+
+    def __init__(self, writer: LiveWriter) -> None:
+        self._writer = writer
+        self._newest = len(writer.segments) - 1
+
+    async def advance(self) -> None:
+        """Add a segment."""
+        await self._writer.add_segments(1, fill=SEGMENT_BYTES)
+        await asyncio.sleep(WAKE_UP_SECONDS)
+        self._newest = len(self._writer.segments) - 1
+
+    def paths(self) -> tuple[str, str]:
+        """The list, as an update, and the segment."""
+        return f"{self._writer.path}/media.m3u8?_HLS_skip=YES", f"{self._writer.path}/0/{self._newest}.m4s"
+
+
 @contextlib.asynccontextmanager
-async def publishing(writer: LiveWriter) -> AsyncIterator[None]:
+async def publishing(edge: Edge) -> AsyncIterator[None]:
     """Add a segment every two seconds."""
 
     async def publish() -> None:
         due = time.perf_counter()
         while True:
             due += SEGMENT_SECONDS
-            await writer.add_segments(1, fill=SEGMENT_BYTES)
+            await edge.advance()
             await asyncio.sleep(due - time.perf_counter())
 
     task = asyncio.create_task(publish())
@@ -164,13 +184,10 @@ async def measure(folder: Path, counts: Mapping[int, Sequence[Target]], seconds:
     ):
         async with live_writer(mongod, redis.url, DATABASE) as writer:
             await writer.add_segments(4, fill=SEGMENT_BYTES)
-
-            def newest() -> tuple[str, str]:
-                return f"{writer.path}/media.m3u8?_HLS_skip=YES", f"{writer.path}/0/{len(writer.segments) - 1}.m4s"
-
+            edge = Edge(writer)
             copies = {"list": folder / "media.m3u8", "segment": folder / "0.m4s"}
             async with httpx.AsyncClient(base_url=service.url) as http:
-                for path, source in zip(copies.values(), newest(), strict=True):
+                for path, source in zip(copies.values(), edge.paths(), strict=True):
                     path.write_bytes((await http.get(source)).raise_for_status().content)
             with run_nginx(folder / "nginx", copies) as (url, pid):
                 os.sched_setaffinity(pid, {0})
@@ -179,8 +196,8 @@ async def measure(folder: Path, counts: Mapping[int, Sequence[Target]], seconds:
                     p99 = Measurement(f"a segment, {count:,} viewers, p99", "ms", targets)
                     cpu = Measurement(f"CPU of one core, {count:,} viewers", "%")
                     for contender, base, process in ((OURS, service.url, service.pid), (NGINX, url, pid)):
-                        paths = newest if contender == OURS else (lambda: ("/list", "/segment"))
-                        async with publishing(writer):
+                        paths = edge.paths if contender == OURS else (lambda: ("/list", "/segment"))
+                        async with publishing(edge):
                             spent, began = cpu_seconds(process), time.perf_counter()
                             times, rate = await audience(base, count, seconds, paths)
                             spent = cpu_seconds(process) - spent

@@ -24,7 +24,7 @@ from deploy.local import databases
 from deploy.local.ports import HOST, free_ports
 from services.common.store.gridfs.mongo import open_mongo_database
 from tests.bench.contender import run_contender
-from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table
+from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table, missing_programs
 from tests.support.databases import run_server, small_mongod_program, storage_env
 from tests.support.media_library import MediaServices
 from tests.support.process_stats import cpu_seconds
@@ -64,10 +64,6 @@ function request()
   return wrk.format("GET", nil, {{ ["Range"] = "bytes=" .. first .. "-" .. (first + length - 1) }})
 end
 """
-
-
-def missing_tools() -> list[str]:
-    return [tool for tool in TOOLS if not shutil.which(tool)]
 
 
 def ranges_per_second(url: str, size: int, length: int, seconds: float, folder: Path) -> float:
@@ -198,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     options = parser.parse_args()
-    if missing := missing_tools():
+    if missing := missing_programs(TOOLS):
         print(f"needed and not found: {', '.join(missing)}")
         return
     hot, cold, seconds, rounds = (64 * MIB, 320 * MIB, 2.0, 2) if options.quick else (128 * MIB, 768 * MIB, 8.0, 5)

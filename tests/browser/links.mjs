@@ -7,7 +7,7 @@ import { chromium } from "playwright-core";
 
 const [url, executablePath, folder, token, reader] = process.argv.slice(2);
 const authorization = { authorization: `Bearer ${token}` };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"] });
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream"] });
 const put = async (path, type) => {
   const response = await fetch(`${url}/files/links/${path}`, { method: "PUT", body: readFileSync(join(folder, path)), headers: { "content-type": type, ...authorization } });
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
@@ -154,6 +154,11 @@ seen.sent = await guest.locator(".send-state").textContent();
 seen.guestPaths = [...new Set(guest.paths.filter((path) => !/^\/($|page\/|client\/)/.test(path)).map((path) => path.replace(/tus\/.+/, "tus/ID")))].sort();
 seen.guestErrors = guest.errors;
 await row(asking, "report.pdf").waitFor();
+// All four buttons fit a small screen.
+await asking.keyboard.press("Escape");
+await asking.getByRole("button", { name: "Use the camera" }).waitFor();
+await asking.setViewportSize({ width: 360, height: 740 });
+seen.narrow = await asking.evaluate(() => document.documentElement.scrollWidth);
 for (const [name, address] of [["again", invitation], ["ended", second]]) {
   const late = await visit(address);
   await late.setInputFiles("#chosen", join(folder, "sheet.pdf"));

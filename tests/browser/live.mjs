@@ -91,6 +91,7 @@ async function start(name, options = {}) {
   await row.waitFor();
   return { page, id: await row.getAttribute("data-id") };
 }
+const listOf = async (id) => (await fetch(`${url}/live/${id}/media.m3u8`)).text();
 const stateOf = async (id) => (await fetch(`${url}/live/${id}`)).json();
 
 async function end(page) {
@@ -112,6 +113,7 @@ const scenarios = {
     await watching.waitForFunction((name) => document.querySelector(name).currentTime < 2 && document.querySelector(name).readyState >= 3, watchVideo);
     const start_ = await readBars(watching, watchVideo);
     const stateAtStart = await stateOf(id);
+    const lists = { live: await listOf(id) };
     // It stays there until the edge has moved on.
     await watching.evaluate((name) => document.querySelector(name).pause(), watchVideo);
     await watching.locator('.live-button[data-live="false"]').waitFor();
@@ -129,11 +131,12 @@ const scenarios = {
     await end(page);
     await watching.locator(".watch-head .chip", { hasText: "Ended" }).waitFor();
     const ended = await stateOf(id);
+    lists.ended = await listOf(id);
     await watching.getByRole("link", { name: "Open the file" }).click();
     await watching.waitForFunction(() => document.querySelector(".player video")?.readyState >= 3, null, { timeout: 30 * SECOND });
     const duration = await watching.evaluate(() => document.querySelector(".player video").duration);
     const seeks = [];
-    for (const place of [0.75, 0.25]) {
+    for (const place of [0.75, 0.25, 0]) {
       await watching.evaluate((time) => {
         const video = document.querySelector(".player video");
         video.pause();
@@ -145,7 +148,7 @@ const scenarios = {
       seeks.push(await readBars(watching, ".player video"));
     }
     // The errors of a lost network are the browser's own.
-    return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
+    return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, lists, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
   },
 
   /** Said on the page, shown over the picture, and shown again by who has gone back, at the time that it belongs to. */
@@ -183,6 +186,17 @@ const scenarios = {
     const stopped = await textOf(page, ".studio-air .notice");
     await page.evaluate(() => window.recorder.resume());
     await page.locator(".studio-line .chip", { hasText: "On air" }).waitFor({ timeout: 30 * SECOND });
+    // Its bytes do not arrive, though the recorder goes on: only the server can say so.
+    const held = [];
+    let holds = true;
+    await page.route(/\/tus/, (route) => (holds && route.request().method() === "PATCH" ? void held.push(route) : route.continue()));
+    await page.locator(".studio-line .chip", { hasText: "Sending stopped" }).waitFor({ timeout: 30 * SECOND });
+    const unheard = await textOf(page, ".studio-air .notice");
+    const interrupted = (await stateOf(id)).state;
+    holds = false;
+    for (const route of held) await route.continue().catch(() => {});
+    await page.locator(".studio-line .chip", { hasText: "On air" }).waitFor({ timeout: 30 * SECOND });
+    await page.unroute(/\/tus/);
     const asked = [];
     page.on("dialog", (dialog) => (asked.push(dialog.type()), void dialog.dismiss()));
     await page.goto(`${url}/#/files`); // another view: the sender goes on
@@ -205,7 +219,7 @@ const scenarios = {
     await other.getByRole("button", { name: "Send with ffmpeg" }).click();
     await other.locator(".studio-air code").waitFor();
     const command = await textOf(other, ".studio-air code");
-    return { stopped, inBackground, status, noMp4, command, errors: [...page.errors, ...other.errors] };
+    return { stopped, unheard, interrupted, inBackground, status, noMp4, command, errors: [...page.errors, ...other.errors] };
   },
 
   /** Loaded when it is opened, in both themes and from 360 px on, with the keyboard, judged by axe. */

@@ -452,6 +452,7 @@ const scenarios = {
     await page.waitForFunction(() => document.querySelector(".camera-made img")?.naturalWidth > 0);
     await dialog.getByRole("button", { name: "Try again" }).click(); // that one was nothing
     await dialog.getByRole("button", { name: "Take a picture" }).click();
+    await page.waitForFunction(() => document.activeElement.textContent === "Upload it");
     await keyboard.press("Enter"); // the focus is on what is most likely wanted
     const picture = page.locator(".file-name", { hasText: /^Picture 20.*\.jpg$/ });
     await picture.waitFor();

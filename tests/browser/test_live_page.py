@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.hls_rules import check_playlist
 from tests.support.npm import require_packages
 from tests.support.programs import require_program
 from tests.support.stack import Stack
@@ -48,7 +49,30 @@ def browser(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Browser:
     return Browser(stack, tmp_path_factory.mktemp("live_page"))
 
 
-def test_stream_is_watched_rewound_ended_and_sought_in(browser: Browser, stack: Stack) -> None:
+def first_frame_after(ffprobe: str, address: str, seconds: float) -> float:
+    """The time of the first frame that ffprobe decodes after it has sought in the video of an address, and stepped on."""
+    command = [ffprobe, "-v", "error", "-select_streams", "v", "-read_intervals", f"{seconds}%+20", "-of", "json"]
+    command += ["-show_entries", "frame=pts_time", address]
+    frames = json.loads(subprocess.check_output(command, timeout=60))["frames"]
+    return min(float(frame["pts_time"]) for frame in frames if float(frame["pts_time"]) >= seconds)
+
+
+def frame_of_mpv(ffmpeg: str, address: str, seconds: float, folder: Path) -> float:
+    """What the bar code says, in seconds, in the frame that mpv shows when it begins at this place."""
+    mpv = require_program("mpv", "mpv")
+    options = ["--no-config", "--no-audio", "--hr-seek=yes", "--frames=1", "--vo=image", "--vo-image-format=png"]
+    place = [f"--start={seconds}", f"--vo-image-outdir={folder}"]
+    subprocess.run([mpv, *options, *place, "--msg-level=all=error", address], check=True, timeout=60)
+    (picture,) = folder.glob("*.png")
+    command = [ffmpeg, "-v", "error", "-nostdin", "-i", str(picture), "-vf", "scale=320:180", "-pix_fmt", "gray"]
+    pixels = subprocess.check_output([*command, "-f", "rawvideo", "-"], timeout=60)
+    row = pixels[90 * 320 : 91 * 320]
+    return int("".join("1" if row[bar * 20 + 10] > 127 else "0" for bar in range(16)), 2) / 10
+
+
+def test_stream_is_watched_rewound_ended_and_sought_in(
+    browser: Browser, stack: Stack, ffmpeg: str, tmp_path: Path
+) -> None:
     """Counter and time of the media differ by the same everywhere: live, at the start, after a lost network, and in the file."""
     seen = browser.seen("stream")
     assert seen["start"]["time"] < 2
@@ -69,6 +93,14 @@ def test_stream_is_watched_rewound_ended_and_sought_in(browser: Browser, stack: 
     probed = json.loads(subprocess.check_output([ffprobe, "-v", "error", *entries], timeout=60))
     assert float(probed["format"]["duration"]) == pytest.approx(ended["duration"], abs=0.5)
     assert {stream["codec_name"] for stream in probed["streams"]} == {"h264", "opus"}
+    for place in (0.75 * seen["duration"], 0.25 * seen["duration"]):
+        assert first_frame_after(ffprobe, address, place) == pytest.approx(place, abs=FRAME_TOLERANCE)
+        shown = frame_of_mpv(ffmpeg, address, place, tmp_path / f"at {place:.3f}")
+        assert shown - place == pytest.approx(ahead, abs=FRAME_TOLERANCE), seen
+    live_list, last_list = (seen["lists"][when] for when in ("live", "ended"))
+    assert not check_playlist(live_list).ended
+    assert check_playlist(last_list).ended
+    assert len(check_playlist(last_list).entries) > len(check_playlist(live_list).entries)
 
 
 def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
@@ -85,7 +117,9 @@ def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
 
 def test_faults_are_said_and_discarding_leaves_nothing(browser: Browser) -> None:
     seen = browser.seen("faults")
-    assert seen["stopped"].startswith("Sending stopped")
+    assert seen["stopped"].startswith("Sending stopped: this page gets no picture"), "its own timer"
+    assert seen["unheard"].startswith("Sending stopped: the server gets nothing"), "the event live.interrupted"
+    assert seen["interrupted"] == "interrupted"
     assert seen["inBackground"], "another view does not end it"
     assert seen["status"] in {404, 410}
     assert "ffmpeg" in seen["noMp4"]

@@ -112,7 +112,7 @@ def test_others_send_one_file_by_a_link_without_a_token(seen: Any) -> None:
     """What was asked for is said, and checked before a byte is sent; the guest's page asks the server for nothing else."""
     assert "You were asked for “report.pdf”" in seen["asked"]
     assert "Up to 1.0 MiB · only PDF · the link ends in 24 h" in seen["asked"]
-    assert (seen["tabs"], seen["wide"]) == (False, False)
+    assert (seen["tabs"], seen["wide"], seen["narrow"]) == (False, False, 360)
     assert seen["wrongType"] == "“picture.png” is of another type than was asked for."
     assert seen["sent"] == "Your file has arrived. You can close this page."
     assert set(seen["guestPaths"]) <= {"/file/tus", "/file/tus/ID"}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.chromium import ChromiumBrowser, run_chromium
 from tests.support.databases import ServerProcess, storage_env
+from tests.support.hls_rules import check_playlist
 from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
 from tests.support.npm import require_packages
@@ -134,10 +135,30 @@ setTimeout(() => done(`not playing: ${errors}`), 30000);
 STATE = """
 const {video, hls, errors} = window.player;
 const details = hls.latestLevelDetails ?? hls.levels[0]?.details;
-return {time: video.currentTime, start: video.seekable.length ? video.seekable.start(0) : -1,
+return {stepped: window.player.stepped ?? 0, time: video.currentTime, start: video.seekable.length ? video.seekable.start(0) : -1,
   end: video.seekable.length ? video.seekable.end(0) : -1, live: details?.live, ended: video.ended, errors,
   playlist: details?.type, error: video.error?.message ?? null};
 """
+
+
+PLAY_ON = """
+const {video} = window.player;
+window.player.stepped = 0;
+let before = video.currentTime;
+video.addEventListener('seeking', () => (window.player.stepped += video.currentTime - before));
+setInterval(() => (before = video.currentTime), 20);
+video.playbackRate = 3;
+"""
+"""From here on it plays three times as fast, and what it steps over is summed."""
+
+
+async def check_list(service: ServiceProcess, writer: LiveWriter, *, ended: bool, discontinuities: int) -> None:
+    """The list keeps the rules, which a parser of other people's reads as well, and has what is said here."""
+    async with httpx.AsyncClient(timeout=20) as http:
+        text = (await http.get(f"{service.url}{writer.path}/media.m3u8")).raise_for_status().text
+    listing = check_playlist(text)
+    assert listing.ended == ended
+    assert sum(entry.discontinuity for entry in listing.entries) == discontinuities
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +192,19 @@ async def test_hls_js_plays_rewinds_and_ends(
 
         state = await until(lambda state: state["end"] > 9)
         assert state["live"]
+        await check_list(service, writer, ended=False, discontinuities=0)
         assert state["start"] == pytest.approx(0, abs=0.2)
         await in_browser(lambda: chromium.evaluate("window.player.video.currentTime = 0"))
         await until(lambda state: 0.5 < state["time"] < 8)
         await writer.begin_source()
         await publish(writer, sample)
         await writer.end()
+        await check_list(service, writer, ended=True, discontinuities=1)
         await until(lambda state: state["live"] is False and state["end"] > 23)
-        await in_browser(lambda: chromium.evaluate("window.player.video.currentTime = 22.5"))
+        await in_browser(lambda: chromium.evaluate("window.player.video.currentTime = 10"))
+        await until(lambda state: 10 <= state["time"] < 11.5)
+        await in_browser(lambda: chromium.evaluate(PLAY_ON))
         state = await until(lambda state: state["ended"])
+        assert state["time"] == pytest.approx(24, abs=0.5)
+        assert state["stepped"] < 1, "it plays over the other sender's first frame, and does not step over it"
         assert state["error"] is None

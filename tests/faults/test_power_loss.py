@@ -33,7 +33,7 @@ from tests.support.databases import ServerProcess
 from tests.support.opened_stores import opened_store
 from tests.support.power_loss import RecordedDisk
 from tests.support.processes import ServiceProcess, run_service
-from tests.support.sizes import CHUNK_SIZE
+from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
 from tests.support.store_inspectors import FilesInspector, sqlite_query
 from tests.support.upload_client import OFFSET_CONTENT_TYPE, TUS_HEADERS, tus_metadata
 from tests.support.waiting import eventually
@@ -68,7 +68,7 @@ class PartialUpload:
 class Client(threading.Thread):
     """Changes files of its own, one request after another, and notes each before it is sent."""
 
-    def __init__(self, number: int, seed: int, url: str, operations: int) -> None:
+    def __init__(self, number: int, seed: int, url: str, operations: int, large_bytes: int = 0) -> None:
         super().__init__(name=f"client {number}", daemon=True)
         self.number = number
         self.changes: dict[str, list[Change]] = {}
@@ -77,6 +77,7 @@ class Client(threading.Thread):
         self._dice = random.Random(f"{seed} {number}")
         self._client = httpx.Client(base_url=url, timeout=60)
         self._operations = operations
+        self._large_bytes = large_bytes
         self._request_count = 0
 
     def run(self) -> None:
@@ -85,6 +86,8 @@ class Client(threading.Thread):
                 for number in range(self._operations):
                     kind = self._dice.choice(("put", "put", "put", "delete", "tus", "tus", "given up"))
                     self._run_operation(kind, number)
+                if self._large_bytes:  # whose offset is set after each batch
+                    self._upload_with_tus(f"large {self.number}", self._dice.randbytes(self._large_bytes), finish=True)
         except BaseException as error:  # noqa: BLE001  # reported by the test
             self.error = error
 
@@ -218,8 +221,10 @@ def read_tables(survivors: dict[str, bytes | None], folder: Path) -> dict[str, R
         return {table: [dict(row) for row in connection.execute(f"SELECT * FROM {table}")] for table in TABLES}
 
 
-def record(folder: Path, redis: ServerProcess, seed: int, clients: int, operations: int) -> tuple[Path, list[Client]]:
-    """Run clients against a recorded service until its garbage is collected, then kill it."""
+def record(
+    folder: Path, redis: ServerProcess, seed: int, clients: int, operations: int, large_bytes: int = 0
+) -> tuple[Path, list[Client]]:
+    """Run clients against a recorded service until its garbage is collected, then kill it. The first ends with a large upload."""
     recording = folder / "recording"
     env = {
         "GRIDCAST_STORE": "files",
@@ -231,7 +236,9 @@ def record(folder: Path, redis: ServerProcess, seed: int, clients: int, operatio
     }
     (folder / "disk").mkdir()
     with run_service("services.upload", folder, env, wrapper=strace_command(recording)) as service:
-        threads = [Client(number, seed, service.url, operations) for number in range(clients)]
+        threads = [
+            Client(number, seed, service.url, operations, 0 if number else large_bytes) for number in range(clients)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -253,10 +260,11 @@ def kill_traced(service: ServiceProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clients", "operations", "random_states", "opened_states"),
+    ("clients", "operations", "large_bytes", "random_states", "opened_states"),
     [
-        pytest.param(3, 8, 2, 10, marks=pytest.mark.timeout(300)),
-        pytest.param(4, 30, 4, 100, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+        pytest.param(3, 8, 0, 2, 10, marks=pytest.mark.timeout(300)),
+        pytest.param(4, 30, 0, 4, 100, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+        pytest.param(1, 2, 5 * BATCH_SIZE, 4, 5, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
     ],
 )
 async def test_acknowledged_files_survive_and_others_are_invisible(
@@ -265,6 +273,7 @@ async def test_acknowledged_files_survive_and_others_are_invisible(
     monkeypatch: pytest.MonkeyPatch,
     clients: int,
     operations: int,
+    large_bytes: int,
     random_states: int,
     opened_states: int,
 ) -> None:
@@ -272,7 +281,7 @@ async def test_acknowledged_files_survive_and_others_are_invisible(
     monkeypatch.setattr(garbage_collector, "MIN_ORPHAN_AGE", timedelta(hours=-1))
     seed = int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(2**32))
     print(f"seed {seed}")
-    recording, threads = record(tmp_path, redis_server, seed, clients, operations)
+    recording, threads = record(tmp_path, redis_server, seed, clients, operations, large_bytes)
     expected = Expectations(threads)
     dice = random.Random(seed)
     every = max(1, count_syncs(recording, tmp_path) // opened_states)

@@ -119,6 +119,30 @@ async def test_a_replica_that_is_killed_with_all_who_wait_is_replaced_by_another
         check_reload(before, text)
 
 
+async def test_a_gateway_that_is_killed_with_all_who_wait_is_asked_again(
+    tmp_path: Path, mongod: ServerProcess, redis_server: ServerProcess, writer: LiveWriter
+) -> None:
+    """Row 28: the reloads of a gateway that was killed leave the service, and each one that comes again gets its list."""
+    env = storage_env(mongod, redis_server.url, DATABASE)
+    with run_service("services.stream", tmp_path, env) as service:
+        urls = {f"GRIDCAST_{name}_URLS": service.url for name in ("UPLOAD", "STREAM", "SOCKET", "LIVE")}
+        with run_service("gateway", tmp_path, urls) as first:
+            port, url = first.port, first.url
+            before = await read_list(url, writer)
+            held = [asyncio.create_task(read_list(url, writer, "?_HLS_msn=4")) for _ in range(50)]
+            await asyncio.sleep(0.3)
+            first.child.send_signal(signal.SIGKILL)
+            failed = await asyncio.gather(*held, return_exceptions=True)
+            assert all(isinstance(result, Exception) for result in failed)
+        with run_service("gateway", tmp_path, urls, port=port):
+            held = [asyncio.create_task(read_list(url, writer, "?_HLS_msn=4")) for _ in range(50)]
+            await eventually_async(lambda: is_listed(url, writer))
+            await writer.add_segments(1)
+            (text,) = set(await asyncio.gather(*held))
+            check_reload(before, text)
+        assert "Traceback" not in service.log
+
+
 async def test_a_replica_that_is_stopped_answers_who_waits(
     tmp_path: Path, mongod: ServerProcess, redis_server: ServerProcess, writer: LiveWriter
 ) -> None:

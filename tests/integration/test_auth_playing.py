@@ -106,7 +106,10 @@ async def test_an_address_ends_with_the_token_that_began_the_upload(services: Se
         hold = asyncio.Event()
         sending = asyncio.create_task(send_half(http, way, name, uploader.sid, headers, hold))
         address = (await uploader.receive_event("file.playable"))["data"]["address"]
-        assert (await http.get(address.partition(".")[0] + "/stream")).status_code == 410, "without its seal it is none"
+        playlist = address.replace("/stream", "/media.m3u8")
+        for unsealed in (address.partition(".")[0] + "/stream", address.partition(".")[0] + "/media.m3u8"):
+            assert (await http.get(unsealed)).status_code == 410, "without its seal it is none"
+        assert (await http.get(playlist)).status_code == 404, "these bytes have no list"
         ended = asyncio.create_task(play(http, address))
         await eventually_async(lambda: is_playable(http, address))
         assert not ended.done()
@@ -116,7 +119,7 @@ async def test_an_address_ends_with_the_token_that_began_the_upload(services: Se
         assert made.status_code == 201
         assert await asyncio.wait_for(ended, 10), "it is cut"
         assert time.monotonic() - began < 2.5
-        assert (await http.get(address)).status_code == 410
+        assert [(await http.get(one)).status_code for one in (address, playlist)] == [410, 410]
         hold.set()
         await sending
         assert (await http.get(address)).status_code == 410
@@ -135,6 +138,7 @@ async def send_half(
     async def body() -> AsyncIterator[bytes]:
         yield DATA[:HALF]
         await hold.wait()
+        yield DATA[HALF:]
 
     with suppress(httpx.HTTPError):
         await http.put(

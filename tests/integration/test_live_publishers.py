@@ -16,6 +16,7 @@ from tests.support.live_client import LiveClient, make_stream, media_of, read_fi
 from tests.support.processes import ServiceProcess, StartService, run_service
 from tests.support.scripted_upstream import open_connection
 from tests.support.waiting import eventually
+from tests.support.websocket_client import WebSocketClient
 
 TOKEN_SECONDS = 5
 LONG_LEASE = "30"
@@ -165,7 +166,7 @@ def test_bodies_at_a_replica_that_ends_say_when_to_come_again(
 def test_a_replica_that_is_killed_is_not_waited_for(
     live_env: dict[str, str], live: ServiceProcess, library: ServiceProcess, start_service: StartService, way: str
 ) -> None:
-    """Row 26: an object is sent again, a body loses at most the open segment, and nobody waits for the lease."""
+    """Row 26: an object is sent again, a body loses at most the open segment, and the lease is not waited for."""
     killed = start_service("services.live", **live_env)
     client = make_stream(live, takeover=True)
     there = LiveClient(killed.url, client.made)
@@ -202,3 +203,25 @@ def test_a_body_of_another_connection_is_refused_until_the_first_is_silent(live:
     assert (refused.status_code, refused.headers["retry-after"]) == (409, "5")
     body.cut()
     eventually(lambda: client.post(init() + fragment(0, 2)).status_code == 204, 10, "it is taken")
+
+
+@pytest.mark.anyio
+async def test_listeners_hear_that_nothing_comes(
+    live_env: dict[str, str], live: ServiceProcess, start_service: StartService
+) -> None:
+    """Row 37: the event by which a page says that its tab is hidden or its lid closed, and that it goes on."""
+    service = start_service("services.socket", GRIDCAST_REDIS_URL=live_env["GRIDCAST_REDIS_URL"])
+    client = make_stream(live)
+    listener = await WebSocketClient.connect(service)
+    try:
+        await listener.subscribe(f"live/{client.id}")
+        sent = init() + b"".join(fragment(at, 2) for at in (0, 2, 4))
+        assert client.patch(0, sent).status_code == 204
+        assert (await listener.receive_event("live.started"))["data"]["id"] == client.id
+        interrupted = await listener.receive_event("live.interrupted")
+        assert set(interrupted["data"]) == {"id", "since"}
+        assert client.patch(len(sent), fragment(6, 2)).status_code == 204
+        assert (await listener.receive_event("live.resumed"))["data"] == {"id": client.id, "epoch": 0}
+        assert client.get()["state"] == "live"
+    finally:
+        await listener.close()

@@ -32,9 +32,7 @@ from services.common.telemetry.request_id import new_request_id
 MAX_PIPELINED = 32
 """Requests that may wait behind the one being answered: 429 beyond."""
 FAST_PATH_PER_READ = 8
-"""Responses without a task, out of one read: 256 KiB hold ten thousand small requests, and other connections wait for their
-turn.
-"""
+"""Responses without a task out of one read, which may hold ten thousand small requests: other connections wait for their turn."""
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -48,7 +46,7 @@ class HTTPConnection(asyncio.Protocol):
     header_timeout: ClassVar[float] = 10.0
     """Seconds for sending a head: from the connection on, or from its first byte on a kept connection."""
     keep_alive_timeout: ClassVar[float] = 75.0
-    """Seconds between two requests. The gateway keeps an idle connection for less, and so loses no request to a close."""
+    """Seconds between two requests: longer than the gateway keeps an idle connection, so that none is lost to a close."""
     linger_timeout: ClassVar[float] = 3.0
     """Seconds for which the rest of a request is read and dropped after an early response."""
     send_timeout: ClassVar[float] = 3600.0
@@ -79,7 +77,6 @@ class HTTPConnection(asyncio.Protocol):
         self._active: RequestCycle | None = None  # the last one that was started; its response may be complete
         self._receiving: RequestCycle | None = None  # the one whose body is still coming in
         self._queue: deque[RequestCycle] = deque()  # pipelined behind the active one
-        self._left_behind: RequestCycle | None = None  # its client has gone behind the whole request
         self._deferred_error: GridcastError | None = None
         self._eof_received = False
         self._header_timer = Timeout(loop, self._on_header_timeout)
@@ -120,8 +117,6 @@ class HTTPConnection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         if self._active is not None and not self._active.response_complete:
             self._active.disconnect()
-            if self._active.body.complete:
-                self._left_behind = self._active
         self._transport.resume_writing()
         self._release()
 
@@ -202,11 +197,8 @@ class HTTPConnection(asyncio.Protocol):
             self._send_timer.start(self.shutdown_send_timeout)
 
     def _peer_disconnected(self) -> bool:
-        """Whether the client has gone. A connection that is not read does not notice it; one that is read has ended then.
-
-        One that has gone behind its whole request counts as gone when the application has taken the request.
-        """
-        if self._left_behind is not None and self._left_behind.body.has_bytes():
+        """Whether the client has gone. A connection that is not read does not notice it; one that is read has ended then."""
+        if self._active is not None and self._active.body.is_left_unread():  # a whole request is taken before
             return False
         if self._transport.is_closing() or not (self._eof_received or self._transport.read_paused):
             return self._transport.is_closing()
@@ -250,12 +242,7 @@ class HTTPConnection(asyncio.Protocol):
             self._state = ACTIVE
         has_body = head.content_length != 0
         cycle = RequestCycle(
-            scope,
-            self._transport,
-            self,
-            keep_alive=keep_alive,
-            expect_continue=head.expect_continue,
-            has_body=has_body,
+            scope, self._transport, self, keep_alive=keep_alive, expect_continue=head.expect_continue, has_body=has_body
         )
         self._receiving = cycle if has_body else None
         if busy:
@@ -403,6 +390,8 @@ class HTTPConnection(asyncio.Protocol):
             timer.stop()
         self._parser.close()
         self._turns.take_rest()
-        self._active = self._receiving = None
+        if self._active is not None and (self._active.response_complete or not self._active.body.is_left_unread()):
+            self._active = None
+        self._receiving = None
         self._queue.clear()
         del self._header_timer, self._keep_alive_timer, self._turns

@@ -85,9 +85,9 @@ class RequestBodyReader:
         self._end_taken = self.complete
         return data
 
-    def has_bytes(self) -> bool:
-        """Whether bytes have arrived that were not taken."""
-        return bool(self._buffer)
+    def is_left_unread(self) -> bool:
+        """Whether all bytes have arrived, and not all were taken."""
+        return self.complete and bool(self._buffer)
 
     def has_rest(self) -> bool:
         """Whether bytes have arrived, or the end has, that were not taken."""
@@ -173,8 +173,8 @@ class RequestCycle:
     async def receive(self) -> Message:
         """Return a piece of the body, or http.disconnect once the response is complete or the client has gone.
 
-        What a client has sent before it went comes first: a request that has arrived as a whole is carried out, though its response
-        reaches nobody.
+        What a client has sent before it went comes first: a request that has arrived as a whole is carried out, and its response
+        is discarded.
         """
         if self._awaiting_continue and not self._transport.is_closing():
             self._transport.write(CONTINUE)

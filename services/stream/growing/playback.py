@@ -8,7 +8,7 @@ began the upload, with its subject and with its link, when these are revoked (`a
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
 from services.common.auth.factory import Auth
@@ -52,9 +52,15 @@ class UploadPlaybackRoute:
         self._uploads = FollowedUploads(playback, self._cache, files)
         self._send_timeout = send_timeout
 
-    def play(self, address: PlayAddress) -> AbstractContextManager[FollowedUpload]:
-        """Follow an upload for one request. Raises ServiceUnavailable where there are too many."""
-        return self._uploads.play(address)
+    @contextmanager
+    def play(self, address: str) -> Iterator[FollowedUpload]:
+        """Follow the upload at an address for one request, until who began it is revoked.
+
+        Raises NotFound for no address, Gone for one without its seal, InvalidToken, InvalidLink, and ServiceUnavailable where there
+        are too many.
+        """
+        with self._authorized(address), self._uploads.play(_parse(address)) as upload:
+            yield upload
 
     async def aclose(self) -> None:
         """End what is in the background."""
@@ -65,9 +71,7 @@ class UploadPlaybackRoute:
         """Send the response. Raises GridcastError only before the response has started."""
         scope["route"] = PLAY_TEMPLATE
         text: str = scope["path_params"]["address"]
-        address = parse_play_address(text)
-        if address is None:
-            raise NotFound("this is no address of an upload")
+        address = _parse(text)
         sender = ResponseSender(receive, send, self._send_timeout, connection_info(scope))
         outcome = "refused"
         try:
@@ -150,6 +154,12 @@ class UploadPlaybackRoute:
         if upload.length is None:
             await upload.wait_for(first_position(wanted), is_disconnected)
         return plan_growing(scope["method"], wanted, upload.available, upload.length), content_type
+
+
+def _parse(text: str) -> PlayAddress:
+    if (address := parse_play_address(text)) is None:
+        raise NotFound("this is no address of an upload")
+    return address
 
 
 def _headers_of(upload: FollowedUpload, address: PlayAddress, content_type: str) -> list[Field]:

@@ -11,15 +11,14 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 
 from services.common.asgi import Receive, Scope, Send
-from services.common.errors import NotFound, ServiceUnavailable
+from services.common.errors import InvalidLink, InvalidToken, NotFound, ServiceUnavailable
 from services.common.server.connection_info import connection_info
 from services.common.store.errors import CorruptFile
-from services.common.store.play_addresses import PlayAddress, parse_play_address
-from services.stream.growing.followed_upload import FollowedUpload, Starved
+from services.stream.growing.followed_upload import FollowedUpload, Starved, upload_ended
 from services.stream.growing.fragment_list import FragmentList, UnlistedMedia
 
 ANSWER_SECONDS = 8.0
-PlayUpload = Callable[[PlayAddress], AbstractContextManager[FollowedUpload]]
+PlayUpload = Callable[[str], AbstractContextManager[FollowedUpload]]
 
 
 class _Listing:
@@ -42,15 +41,14 @@ class UploadListRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the list. Raises NotFound where there is none (yet), Gone, ServiceUnavailable."""
         scope["route"] = self._template
-        address = parse_play_address(scope["path_params"]["address"])
-        if address is None:
-            raise NotFound("this is no address of an upload")
-        with self._play(address) as upload:
-            try:
+        try:
+            with self._play(scope["path_params"]["address"]) as upload:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     text = await self._render(upload, connection_info(scope).peer_disconnected)
-            except (TimeoutError, Starved, CorruptFile):
-                raise ServiceUnavailable("the bytes of this upload cannot be read") from None
+        except (TimeoutError, Starved, CorruptFile):
+            raise ServiceUnavailable("the bytes of this upload cannot be read") from None
+        except (InvalidToken, InvalidLink):
+            raise upload_ended() from None
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
         await Response(text, media_type="application/vnd.apple.mpegurl", headers=headers)(scope, receive, send)
 

@@ -34,6 +34,7 @@ from services.common.errors import BadRequest, MethodNotAllowed, NotFound
         ("GET", "/upload/6740f3c2-6740f3c3-00ff/media.mp4", STREAM),
         ("GET", "/live/6740f3c2/messages", STREAM),
         ("POST", "/live/6740f3c2/messages", LIVE),
+        ("GET", f"/upload/6740f3c2-6740f3c3-00ff.{'a2' * 500}/stream", STREAM),
         ("GET", "/sockets", SOCKET),
         ("GET", "/sockets/ABC", SOCKET),
         ("DELETE", "/sockets/ABC", SOCKET),

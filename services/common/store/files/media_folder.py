@@ -102,11 +102,11 @@ class MediaFolder:
 
     # Opening.
 
-    def open_for_reading(self, file_id: str) -> int:
+    def open_for_reading(self, file_id: str, access: int = os.O_RDONLY) -> int:
         """Return a descriptor. Raises CorruptFile where the file is missing or is not a regular file."""
         with map_read_errors(file_id), self._folder(file_id) as folder:
             # Not blocking: a named pipe would wait for its writer.
-            descriptor = os.open(file_id, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            descriptor = os.open(file_id, access | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         return _require_regular(descriptor, file_id)
 
     def open_for_writing(self, file_id: str) -> int:
@@ -122,9 +122,10 @@ class MediaFolder:
 
     def open_locked(self, file_id: str, *, create: bool = False) -> tuple[int, bool] | None:
         """Return a descriptor for writing, and whether it has the lock; None where the file is missing and not to be created."""
-        if not create and self.length_of(file_id) is None:
+        try:
+            descriptor = self.open_for_writing(file_id) if create else self.open_for_reading(file_id, os.O_RDWR)
+        except CorruptFile:
             return None
-        descriptor = self.open_for_writing(file_id)
         return descriptor, try_lock(descriptor)
 
     @contextmanager
@@ -289,7 +290,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: bool = False) -> None:
-    """Write all pieces from `offset` on. With `sync` all bytes of the file are durable then; else they begin to be written out."""
+    """Write all pieces from `offset` on, and begin to bring them to the disk; with `sync` the whole file is durable then."""
     with map_write_errors():
         views = [memoryview(piece) for piece in pieces if piece]
         position = offset
@@ -301,13 +302,10 @@ def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: boo
                 del views[0]
             if count:
                 views[0] = views[0][count:]
-        if sync:
-            sync_data(descriptor)
-            return
-        if hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise") and not sync:
             # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
             os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
-        if offset // SYNC_BYTES != position // SYNC_BYTES:
+        if sync or offset // SYNC_BYTES != position // SYNC_BYTES:
             sync_data(descriptor)
 
 

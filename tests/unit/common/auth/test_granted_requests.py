@@ -167,6 +167,9 @@ def test_what_is_held_is_bounded() -> None:
     assert granted.get(("GET", b"/", b"0", b""), START - 1) is None
     assert granted.get(("GET", b"/", b"1", b""), START - 1) is grant.identity
     assert granted.get(("GET", b"/", b"1", b""), START) is None
-    assert request_key(scope_of("/a", (b"authorization", bytes(MAX_KEY_BYTES)))) is None
+    long = request_key(scope_of("/a", (b"authorization", bytes(MAX_KEY_BYTES))))
+    assert long is not None
+    granted.put(long, grant)
+    assert granted.get(long, START - 1) is None
     assert request_key(scope_of("/a")) is None
     assert request_key(scope_of("/a", (b"authorization", TOKEN), method="POST")) is None

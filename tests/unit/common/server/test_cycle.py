@@ -215,5 +215,5 @@ async def test_nothing_is_handed_over_behind_a_complete_response() -> None:
     case = ReceivingCase()
     case.cycle.body.feed(b"abc")
     case.cycle.body.finish()
-    await case.send_response(204, [])
+    await case.send_response(204, [], b"")
     assert await case.receive_all() == []
