@@ -199,7 +199,8 @@ async def test_a_short_stream_is_warned_before_its_end(limited: Service) -> None
     with pytest.raises(LimitReached, match="duration"):
         await feed_each(intake, [fragment(at, 1) for at in range(25)])
     warned = [data for kind, data in limited.recorded.events if kind == "live.warning"]
-    assert warned == [{"kind": "limit", "limit": "duration", "seconds": 4}]
+    assert [(one["kind"], one["limit"]) for one in warned] == [("limit", "duration")]
+    assert 2 <= warned[0]["seconds"] <= 4
     await intake.writer.close()
 
 
