@@ -57,12 +57,9 @@ webhook_receiver     receivers of webhooks that record, and answer as told
 websocket_load       many WebSocket clients in one process
 """
 
-import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support import redis_programs
@@ -101,15 +98,3 @@ pytest_plugins = [
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio, as the services run."""
     return "asyncio"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_tls_context() -> Iterator[None]:
-    """Give all clients of httpx in this process one TLS context.
-
-    Each would read 140 certificate authorities for itself: 20 ms of CPU for a request to a plain HTTP server on this machine, which
-    were half of what the integration tests took.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
-        yield
