@@ -169,7 +169,8 @@ class Session:
                 self._unit_end = self._sender_offset - self._reader.pending_bytes
                 units_taken = True
         except UnsupportedMedia as error:
-            self._error = error
+            # Its traceback has frames that hold this session: a cycle that would keep the sender's bytes until it is collected.
+            self._error = error.with_traceback(None)
             self._refused_rest = (self._unit_end, b"") if units_taken else (offset_before, pending_before)
         return Step(
             b"".join(cut.data for cut in cuts),

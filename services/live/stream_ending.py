@@ -144,11 +144,12 @@ class StreamEnder:
         scanner.feed(header)
         facts = facts_json(scanner.finish(length))
         ttl = stream.new.grace + RENAMED_TTL_SECONDS
-        for number in range(1, MAX_NUMBERED_NAMES):
+        first = upload.name or stream.new.name  # a recording that was given a numbered name has it already
+        others = [numbered_name(stream.new.name, number) for number in range(2, MAX_NUMBERED_NAMES)]
+        for name in [first, *(other for other in others if other != first)]:
             try:
-                if number > 1:
+                if name != first:
                     # With a lifetime: a process that is killed before the commit leaves it to the next one.
-                    name = numbered_name(stream.new.name, number)
                     upload = await self._stores.uploads.assign_name(upload, name, ttl=ttl)
                 etag, metadata = file_etag(upload, length), metadata_of_file(stream.new.limits_json)
                 stored = StoredFile(length, content_type, None, etag, metadata, media_facts_json=facts)

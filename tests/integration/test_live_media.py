@@ -14,6 +14,7 @@ from tests.support.hls_rules import check_playlist
 from tests.support.live_client import make_stream, media_of, read_file, read_list
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess
+from tests.support.waiting import eventually
 
 FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov+default_base_moof")
 
@@ -116,7 +117,8 @@ def test_memory_that_refused_media_has_held_is_given_back(live: ServiceProcess) 
     for _ in range(10):
         for body in bodies:
             assert make_stream(live).patch(0, body).status_code in {400, 415}
-    assert anonymous_memory(live.pid) - before < 8 << 20
+    # The allocator returns what is free each second or two.
+    eventually(lambda: anonymous_memory(live.pid) - before < 8 << 20, 20, "the memory is given back")
 
 
 def test_a_size_that_changes_in_band_is_no_epoch(live: ServiceProcess, library: ServiceProcess) -> None:
