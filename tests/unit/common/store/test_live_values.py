@@ -92,7 +92,7 @@ def test_segments_and_epochs_come_back(one: Segment, other: Epoch) -> None:
     assert live_documents.decode_segment(documents[1]) == one
     assert live_rows.decode_epoch(live_rows.encode_epoch("s", other)) == other
     row = live_rows.encode_segment("s", one)
-    assert Segment._make(row[name] for name in Segment._fields) == one  # the columns that the store selects, in its order
+    assert Segment._make(row[name] for name in Segment._fields) == one  # as the store selects them
 
 
 @given(POSITIONS)
