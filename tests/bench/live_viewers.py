@@ -27,6 +27,7 @@ from tests.bench.stream import run_nginx
 from tests.support.databases import run_server, small_mongod_program, storage_env
 from tests.support.live_replicas import live_writer
 from tests.support.live_writer import LiveWriter
+from tests.support.open_file_limit import raise_open_file_limit
 from tests.support.process_stats import cpu_seconds
 from tests.support.processes import run_service
 
@@ -217,6 +218,7 @@ def main() -> None:
     if missing := missing_programs(TOOLS):
         print(f"needed and not found: {', '.join(missing)}")
         return
+    raise_open_file_limit(8192)
     for line in describe_machine(("nginx", "-v")):
         print(line)
     if cores := os.sched_getaffinity(0) - {0}:
