@@ -128,6 +128,8 @@ class RequestParser:
             if data[line_end - 9 : line_end - 4] != b"HTTP/":
                 self._check_protocol(data)
         if self._error is not None:
+            # The frames of its traceback hold this parser: a cycle that would keep the bytes of a head until it is collected.
+            self._error.with_traceback(None)
             return events
         self._raw_body = bool(self._body_left)
         self._emit_body()

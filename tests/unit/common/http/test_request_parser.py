@@ -1,5 +1,8 @@
 """services.common.http.request_parser: bytes in, cut anywhere; heads, bodies and errors out."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -291,3 +294,25 @@ def test_in_head() -> None:
         parser.feed(piece)
         states.append(parser.in_head)
     assert states == [False, True, False]
+
+
+class _Parser(RequestParser):
+    """With room for a weak reference."""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / a b\r\n\r\n"],
+)
+def test_a_refused_head_leaves_nothing_for_the_garbage_collector(head: bytes) -> None:
+    """It runs after 50,000 objects: thousands of refused heads would wait for it with their bytes."""
+    gc.disable()
+    try:
+        parser = _Parser()
+        alive = weakref.ref(parser)
+        assert isinstance(parser.feed(head)[-1], GridcastError)
+        parser.close()
+        del parser
+        assert alive() is None
+    finally:
+        gc.enable()
