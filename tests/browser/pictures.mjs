@@ -41,13 +41,13 @@ for (const [path, type, options] of FILES) {
 await page.locator(".file-name").first().waitFor();
 await open("#/files");
 await page.getByRole("button", { name: "Grid", exact: true }).click();
-await page.waitForFunction((wanted) => [...document.querySelectorAll(".thumb img")].filter((one) => one.complete && one.naturalWidth).length >= wanted, 8);
+await page.waitForFunction((wanted) => [...document.querySelectorAll(".thumb img")].filter((one) => one.complete && one.naturalWidth).length >= wanted, 8); // six photos, two posters
 await page.screenshot({ path: join(out, "page-files.png") });
 await open("#/sockets");
 const other = await (await browser.newContext()).newPage();
 await other.goto(`${url}/#/sockets`);
 await page.waitForFunction(() => document.querySelectorAll(".socket").length > 1);
-await page.getByLabel("To", { exact: true }).selectOption("all");
+await page.locator('[aria-labelledby="push-title"] select').selectOption("all");
 await page.locator('[aria-labelledby="push-title"] .primary').click();
 await page.locator(".receipt strong").waitFor();
 await page.screenshot({ path: join(out, "page-sockets.png") });
