@@ -147,6 +147,8 @@ class StreamEnder:
                 if number > 1:
                     # With a lifetime: a process that is killed before the commit leaves it to the next one.
                     name = numbered_name(stream.new.name, number)
+                    if name == upload.name:
+                        continue  # of a process that was killed: tried already
                     upload = await self._stores.uploads.assign_name(upload, name, ttl=ttl)
                 stored = StoredFile(length, content_type, None, file_etag(upload, length), media_facts_json=facts)
                 return await self._stores.uploads.commit(upload, stored)
