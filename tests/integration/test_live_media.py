@@ -12,7 +12,6 @@ from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import AUDIO, VIDEO, box, fragment, init
 from tests.support.hls_rules import check_playlist
 from tests.support.live_client import make_stream, media_of, read_file, read_list
-from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess
 
 FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov+default_base_moof")
@@ -105,18 +104,6 @@ def test_what_is_taken_is_said_where_something_is_not(live: ServiceProcess) -> N
     for codec in (b"encv", b"vp08"):
         detail = make_stream(live).patch(0, init(codec=codec)).json()["detail"]
         assert all(entry.decode() in detail for entry in SAMPLE_ENTRIES)
-
-
-def test_memory_that_refused_media_has_held_is_given_back(live: ServiceProcess) -> None:
-    """Row 35: each request is over before its box would be complete; the next ones find the room of those before."""
-    bodies = (box(b"ftyp", bytes(1 << 20)), init() + box(b"moof", bytes(1 << 20)) + b"\x00" * 64)
-    for body in bodies:  # what is allocated once
-        make_stream(live).patch(0, body)
-    before = anonymous_memory(live.pid)
-    for _ in range(10):
-        for body in bodies:
-            assert make_stream(live).patch(0, body).status_code in {400, 415}
-    assert anonymous_memory(live.pid) - before < 8 << 20
 
 
 def test_a_size_that_changes_in_band_is_no_epoch(live: ServiceProcess, library: ServiceProcess) -> None:
