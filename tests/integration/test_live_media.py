@@ -117,7 +117,7 @@ def test_memory_that_refused_media_has_held_is_given_back(live: ServiceProcess) 
     for _ in range(10):
         for body in bodies:
             assert make_stream(live).patch(0, body).status_code in {400, 415}
-    # The allocator returns what is free each second or two.
+    # The allocator returns what is free every five seconds.
     eventually(lambda: anonymous_memory(live.pid) - before < 8 << 20, 20, "the memory is given back")
 
 
