@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from services.common.live.cutter import Cut, Cutter, CutterState
+from services.common.live.cuts import Cut, CutterState
+from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
 from services.common.live.initialisation import InitSegment, UnsupportedMedia, read_init
 from services.common.live.segments import Epoch, Segment

@@ -107,7 +107,7 @@ class StreamEnder:
                     # First, so that what is repeated finds it gone. Another process may be in the middle of an insert.
                     await self._stores.uploads.abort(acquired[0], second_purge=True)
                 await self._end_without_file(stream, fencing_token, DELETED)
-                return  # it stays for a day, so that its publisher is told
+                return  # the record stays for a day: its publisher gets 410 instead of 404
         await self._stores.live.delete_stream(stream_id)
         self._events.wake_readers(stream_id, -1, "ended")
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import Conflict
-from services.common.live.cutter import Cut, Cutter
+from services.common.live.cuts import Cut
+from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
 from services.common.live.header import render_header
 from services.common.live.initialisation import read_init

@@ -5,7 +5,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from services.common.bus.redis import RedisClient
-from services.common.live.cutter import Cut, Cutter
+from services.common.live.cuts import Cut
+from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
 from services.common.live.header import render_header
 from services.common.live.initialisation import read_init

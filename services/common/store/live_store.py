@@ -31,7 +31,7 @@ MAX_INIT_BYTES_IN_ALL = 4 << 20
 """Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
 
 DELETED = "deleted"
-"""The reason of a stream that was thrown away: it stays for its publisher, and for nobody else."""
+"""The reason of a stream that was thrown away: its record stays for a day, for its publisher alone."""
 
 STREAM_TAKEN_OVER = "another writer has taken this stream over"
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.containers.fragments import read_fragment
-from services.common.live.cutter import Cut, Cutter
+from services.common.live.cuts import Cut
+from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
 from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
 from services.common.live.segments import Epoch, Segment
