@@ -151,10 +151,10 @@ const scenarios = {
     const limit = await network(page);
     await limit({ uploadThroughput: 1.5 * MIB });
     await page.setInputFiles("#chosen", join(folder, "large.bin"));
-    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 20);
+    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 10);
     await page.getByRole("button", { name: "Pause large.bin" }).click();
     await page.getByRole("button", { name: "Resume large.bin" }).click();
-    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 50);
+    await page.waitForFunction(() => Number(document.querySelector(".bar").getAttribute("aria-valuenow")) > 25);
     await limit({ uploadThroughput: MIB / 16 });
     const asked = [];
     page.on("dialog", (dialog) => {
@@ -287,7 +287,7 @@ const scenarios = {
       seen.push(name);
       if (name === "2.avi") seen.push(await text(page.locator(".stage strong")), await page.locator(".stage a").getAttribute("download"));
     }
-    await page.keyboard.press("Escape");
+    await page.locator(".player").getByRole("button", { name: "Close" }).click(); // a PDF that takes the focus takes the keys
     await page.waitForFunction(() => !location.hash.includes("play="));
     return { toggled, speed, copied, pip, seen, errors: page.errors };
   },

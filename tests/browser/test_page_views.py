@@ -9,6 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.browser.test_page import make_files
 from tests.support.npm import require_packages
 from tests.support.programs import require_program
@@ -16,9 +18,10 @@ from tests.support.stack import Stack
 
 PROGRAM = Path(__file__).parent / "views.mjs"
 PACKAGES = {"playwright-core": "1.65.1"}
-TIMEOUT_SECONDS = 115
+TIMEOUT_SECONDS = 280
 
 
+@pytest.mark.timeout(TIMEOUT_SECONDS + 20)
 def test_every_view_fits_every_width(stack: Stack, tmp_path: Path) -> None:
     """In one theme: they differ in colours, which axe judges."""
     chromium = require_program("chromium", "chromium")

@@ -27,7 +27,7 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
 )
-OFF_BY_DEFAULT = ("/file/link", "/webhooks", "/upload/{address}/stream")
+OFF_BY_DEFAULT = ("/file/link", "/webhooks", "/upload/{address}/")
 """What is refused while authentication is off, and without webhooks; a play address is told to a socket alone."""
 GATEWAY_PATHS = {"/livez", "/readyz", "/version", "/status"}
 METHODS = {"get", "head", "put", "post", "patch", "delete", "options"}
