@@ -10,7 +10,10 @@ import httpx
 import pymongo.errors
 import pytest
 
+from services.common.store.limits import BLOCK_SIZE
 from tests.support.databases import ServerProcess, storage_env
+from tests.support.fragmented_mp4 import fragment, init
+from tests.support.live_client import LiveClient, make_stream, media_of, read_file
 from tests.support.processes import StartService
 from tests.support.replica_set import ReplicaSet, run_replica_set
 from tests.support.sizes import BATCH_SIZE, CHUNK_SIZE
@@ -130,3 +133,56 @@ def test_the_primary_steps_down(
             assert name not in files or store.read_file(files[name]["file"]) == data, name
         assert store.read_file(files["resumed"]["file"]) == resumed
     assert "Traceback" not in service.log
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["step down", "kill"])
+def test_a_live_stream_outlives_an_election(
+    start_service: StartService, replica_set: ReplicaSet, redis_url: str, how: str
+) -> None:
+    """Row 24 of live streams: the publisher waits or comes again, and the file has each byte once."""
+    env = {
+        "GRIDCAST_MONGODB_URI": replica_set.uri,
+        "GRIDCAST_MONGODB_DATABASE": f"{DATABASE}_live_{how[:4]}".replace(" ", ""),
+        "GRIDCAST_REDIS_URL": redis_url,
+        "GRIDCAST_MIN_FREE_SPACE": "0",
+        "GRIDCAST_LIVE_INTAKE_FACTOR": "0",
+    }
+    live, library = start_service("services.live", **env), start_service("services.stream", **env)
+    client = make_stream(live)
+    fragments = [fragment(at, 1, fill=20_000) for at in range(24)]
+    sent = init() + b"".join(fragments)
+    sizes = [len(init()) + len(fragments[0]), *map(len, fragments[1:])]
+    killed: ServerProcess | None = None
+    acknowledged = 0
+    for number in range(len(sizes)):
+        if number == len(sizes) // 2:
+            primary = eventually(replica_set.find_primary, 30.0, "there is a primary")
+            if how == "kill":
+                killed = replica_set.kill_primary()
+            else:
+                with replica_set.connect_to(primary) as direct, contextlib.suppress(pymongo.errors.AutoReconnect):
+                    direct.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=4)
+        end = sum(sizes[: number + 1])
+        acknowledged = eventually(partial(send_to, client, acknowledged, sent[:end]), 60.0, "it goes on")
+    if killed is not None:
+        killed.start()
+    eventually(lambda: client.patch(len(sent), b"", len(sent)).status_code == 204, 60.0, "it ends")
+    eventually(replica_set.is_healthy, 60.0)
+    described = client.get()
+    assert (described["state"], described["duration"]) == ("ended", 24)
+    assert read_file(library, client)[BLOCK_SIZE:] == media_of(sent)
+    assert "Traceback" not in live.log
+
+
+def send_to(client: LiveClient, acknowledged: int, sent: bytes) -> int | None:
+    """Send what is missing; the offset where all of it is acknowledged. What was acknowledged never falls back."""
+    told = client.head()
+    if told.status_code != 200:
+        assert told.status_code == 503
+        return None
+    offset = int(told.headers["upload-offset"])
+    assert offset >= acknowledged, "acknowledged bytes were lost"
+    answer = client.patch(offset, sent[offset:])
+    assert answer.status_code in {204, 409, 503}
+    return len(sent) if answer.status_code == 204 and int(answer.headers["upload-offset"]) == len(sent) else None

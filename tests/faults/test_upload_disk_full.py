@@ -5,8 +5,10 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,8 @@ import pytest
 
 from deploy.local.processes import Program
 from tests.support.databases import ServerProcess, run_server, small_mongod_program, storage_env
+from tests.support.fragmented_mp4 import fragment, init
+from tests.support.live_client import make_stream, read_file
 from tests.support.processes import StartService
 from tests.support.sizes import BATCH_SIZE, MIB
 from tests.support.store_inspectors import MongoInspector, open_inspector
@@ -34,6 +38,11 @@ class TmpfsMount:
         script = f"mount -t tmpfs -o size={SIZE}m tmpfs {mount} && echo ready && exec sleep 600"
         self._holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
         self.made = (self._holder.stdout or contextlib.nullcontext()).readline() == "ready\n"  # type: ignore[union-attr]
+
+    @property
+    def holder_pid(self) -> int:
+        """The process whose namespace has the disk."""
+        return self._holder.pid
 
     @property
     def nsenter_command(self) -> tuple[str, ...]:
@@ -131,3 +140,44 @@ def test_507_before_the_disk_is_full_and_no_loss_on_a_full_disk(
         eventually(lambda: put_file(reckless, "again", b"x").is_success, 15)
         eventually(lambda: store.list_orphans() == [], 20)
     print(f"{guarded} uploads before the 507, {len(acknowledged)} before the disk was full, none lost")
+
+
+@pytest.mark.timeout(120)
+def test_a_live_stream_ends_in_order_before_the_disk_is_full(
+    start_service: StartService, env: dict[str, str], disk: TmpfsMount
+) -> None:
+    """Row 34 of live streams: 507, and what came is a file with its header; no stream begins that has no room for one."""
+    careful = {**env, "GRIDCAST_MIN_FREE_SPACE": str(250 * MIB), "GRIDCAST_LIVE_INTAKE_FACTOR": "0"}
+    live = start_service("services.live", **careful)
+    library = start_service("services.stream", **env)
+    client = make_stream(live)
+    sent = init() + b"".join(fragment(at, 1, fill=50_000) for at in range(6))
+    assert client.patch(0, sent).status_code == 204
+    is_full = False
+
+    def body() -> Iterator[bytes]:
+        """Media without an end; the disk fills in the middle."""
+        nonlocal is_full
+        yield init() + b"".join(fragment(at, 1, fill=50_000) for at in range(4))
+        if not is_full:
+            disk.run("fallocate", "-l", f"{filler}M", f"{disk.mount}/filler")
+            is_full = True
+        for at in range(4, 400):
+            yield fragment(at, 1, fill=50_000)
+            time.sleep(0.05)  # a sender in its own time
+
+    free = shutil.disk_usage(f"/proc/{disk.holder_pid}/root{disk.mount}").free // MIB
+    filler = free - 240
+    stream = make_stream(live)
+    assert stream.post(body()).status_code == 507
+    eventually(lambda: stream.get()["state"] == "ended", 20, "it has ended")
+    described = stream.get()
+    assert described["reason"] == "limit of storage"
+    assert described["duration"] >= 2
+    assert len(read_file(library, stream)) == described["file"]["length"]
+    assert client.patch(len(sent), fragment(6, 1)).status_code == 507
+    eventually(lambda: client.get()["state"] == "ended", 20, "so has the other one")
+    refused = httpx.post(f"{live.url}/live", json={"filename": "late.mp4"}, timeout=30)
+    assert (refused.status_code, "disk space" in refused.text) == (507, True)
+    disk.run("rm", f"{disk.mount}/filler")
+    eventually(partial(make_stream, live), 20, "there is room again")
