@@ -42,6 +42,7 @@ class RevocationList:
         self._links: frozenset[str] = frozenset()
         self._subjects: dict[str, float] = {}
         self._prolonged: dict[str, float] = {}
+        self._is_empty = True
         self.known = False
 
     def replace(self, revocations: Iterable[Revocation]) -> bool:
@@ -63,6 +64,7 @@ class RevocationList:
         changed = not self.known or tokens != self._tokens or links != self._links or subjects != self._subjects
         self._tokens, self._links, self.known = frozenset(tokens), frozenset(links), True
         self._subjects, self._prolonged = subjects, prolonged
+        self._is_empty = not (tokens or links or subjects)
         return changed
 
     def forget(self) -> None:
@@ -84,6 +86,8 @@ class RevocationList:
             return
         if not self.known:
             raise ServiceUnavailable("the revoked tokens are not known yet")
+        if self._is_empty:
+            return
         if identity.link is not None and identity.link.id in self._links:
             raise InvalidLink("it was revoked")
         if (identity.token_id and identity.token_id in self._tokens) or identity.issued_at <= self._subjects.get(
