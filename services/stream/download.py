@@ -9,7 +9,7 @@ import logging
 from datetime import UTC, datetime
 
 from services.common.asgi import ClientDisconnected, Receive, Scope, Send
-from services.common.auth.identity import link_of
+from services.common.auth.identity import SCOPE_KEY, Identity, link_of
 from services.common.auth.signed_links import Link
 from services.common.errors import ServiceUnavailable
 from services.common.http.encoding import PreparedResponse
@@ -53,8 +53,9 @@ class FileDownload:
         file = None if bypasses_cache(headers.get("cache-control", "")) else self._metadata_cache.get(name)
         if file is None:
             return None
-        if (link := link_of(scope)) is not None:
-            require_version(link, file.info)
+        identity: Identity | None = scope.get(SCOPE_KEY)
+        if identity is not None and identity.link is not None:
+            require_version(identity.link, file.info)
         reply = plan_response(scope["method"], headers, file, datetime.now(UTC))
         body = self._from_cache(file.info, reply)
         return None if body is None else PreparedResponse(reply.status, reply.headers, reply.preencoded_headers, body)
