@@ -126,7 +126,7 @@ async def publishing(target: int, *output: str) -> AsyncIterator[None]:
 
 
 async def join(url: str, seconds: float) -> tuple[float, list[float]]:
-    """Play for so many seconds: when the first picture came, in ms, and the age of each picture, in s."""
+    """Play a stream. Returns the start-up delay in ms and the latency of each frame in s."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-re", "-analyzeduration", "500000", "-live_start_index", "-2"]
     command += ["-i", url, "-map", "0:v", "-f", "rawvideo", "-pix_fmt", "gray", "-"]
     began = time.monotonic()

@@ -112,7 +112,7 @@ async def watch(viewer: Viewer, phase: float, until: float, paths: Callable[[], 
 async def audience(
     url: str, count: int, seconds: float, paths: Callable[[], tuple[str, str]]
 ) -> tuple[list[float], float]:
-    """The milliseconds of all segments that so many viewers fetch, and MB/s."""
+    """Run concurrent viewers. Returns the latency of each segment in ms, and the throughput in MB/s."""
     port = urlsplit(url).port or 0
     loop = asyncio.get_running_loop()
     viewers = []

@@ -87,6 +87,10 @@ def kill_mongod(server: ServerProcess) -> None:
     server.start()
 
 
+FAULTS = ["replica", *(["mongod"] if TEST_STORE == "gridfs" else []), "postgresql", "redis"]
+"""What is killed. A run over the files store has no mongod; "postgresql" is the database of that store in each run."""
+
+
 @pytest.fixture
 def product(request: pytest.FixtureRequest, fault: str, tmp_path: Path) -> Iterator[Product]:
     """The services on databases that may be killed; with PostgreSQL on the files store, else on that of the run."""
@@ -108,8 +112,6 @@ def product(request: pytest.FixtureRequest, fault: str, tmp_path: Path) -> Itera
 
             yield Product(tmp_path, env, kill_postgresql, used)
             return
-        if fault == "mongod" and TEST_STORE == "files":
-            pytest.skip("the files store has no server of its own")
         mongod = request.getfixturevalue("dedicated_mongod" if fault == "mongod" else "mongod")
         env = storage_env(mongod, redis.url, f"live_watched_{os.getpid()}_{fault}", **more)
         kills = {"mongod": lambda: kill_mongod(mongod), "redis": lambda: kill_redis(redis)}
@@ -199,7 +201,7 @@ class ListReader:
 
 
 @pytest.mark.parametrize(("seconds", "kill_seconds"), [SHORT, LONG])
-@pytest.mark.parametrize("fault", ["replica", "mongod", "postgresql", "redis"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost_and_the_player_stays(
     product: Product, watcher: list[str], ffmpeg: str, tmp_path: Path, seconds: int, kill_seconds: float
 ) -> None:

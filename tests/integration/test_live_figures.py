@@ -42,7 +42,7 @@ class Recordings:
     media: SampleMedia
 
     def record(self, seconds: int) -> tuple[LiveClient, int]:
-        """A stream with media of so many seconds, and how many bytes were sent."""
+        """Make a stream of the given duration in seconds. Returns it and the number of bytes sent."""
         client = make_stream(self.live)
         settings = store_settings(self.server, self.database)
         return client, asyncio.run(write_stream(settings, client.id, self.media, seconds))

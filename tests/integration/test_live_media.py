@@ -68,7 +68,7 @@ def with_base_time(ticks: int) -> bytes:
 
 
 def many_samples(count: int) -> bytes:
-    """A fragment that says that it has so many samples, without their table."""
+    """A fragment whose `trun` states a sample count and has no sample table."""
     whole = fragment(0, 1)
     return whole.replace(struct.pack(">4sII", b"trun", 0x304, 1), struct.pack(">4sII", b"trun", 0x304, count))
 

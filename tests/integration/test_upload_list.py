@@ -41,7 +41,7 @@ def begin(upload: ServiceProcess, *, length: int | None = None) -> tuple[TusUplo
 
 
 def read_list(stream: ServiceProcess, path: str, segments: int) -> str:
-    """The list once it has so many segments."""
+    """Wait for a playlist with the given number of segments, and return it."""
 
     def read() -> str | None:
         answer = httpx.get(stream.url + path)

@@ -39,7 +39,7 @@ class SampleMedia:
         self._fragments = [(box + unit, _base_times(box + unit, read)) for unit in units]
 
     def fragments(self, seconds: int) -> Iterator[bytes]:
-        """Media of so many seconds, which begin at 0."""
+        """Iterate over the fragments of the given duration in seconds, with times from 0 on."""
         for number in range(seconds // SEGMENT_SECONDS):
             period, index = divmod(number, len(self._fragments))
             data, base_times = self._fragments[index]
