@@ -85,6 +85,12 @@ class LiveMessages(Protocol):
         """Return messages from `first` on and before `end`, both in milliseconds, in the order of their places, behind `after`."""
 
 
+def first_place(first: int, after: MessagePlace | None) -> MessagePlace:
+    """Return the place behind which messages are read: those from `first` on, in milliseconds, and behind `after`. Pure."""
+    start = MessagePlace(first, -1)
+    return start if after is None else max(after, start)
+
+
 def place_of(
     wanted: int | None, file_end: int, timescale: int, state: LiveState, silent_ms: float, target_seconds: int
 ) -> int:

@@ -18,6 +18,7 @@ from services.common.store.live_messages import (
     StoredMessage,
     TooManyMessages,
     date_of,
+    first_place,
     place_of,
 )
 
@@ -43,7 +44,7 @@ class FilesLiveMessages:
         limit: int = MAX_MESSAGES_READ,
     ) -> Sequence[StoredMessage]:
         """Read an index from a place on."""
-        start = MessagePlace(first, -1) if after is None else max(after, MessagePlace(first, -1))
+        start = first_place(first, after)
         time, number = messages.c.milliseconds, messages.c.number
         statement = (
             select(messages)

@@ -29,6 +29,7 @@ from services.common.store.live_messages import (
     StoredMessage,
     TooManyMessages,
     date_of,
+    first_place,
     place_of,
 )
 
@@ -120,7 +121,7 @@ class GridFSLiveMessages:
         limit: int = MAX_MESSAGES_READ,
     ) -> Sequence[StoredMessage]:
         """Read an index from a place on."""
-        start = MessagePlace(first, -1) if after is None else max(after, MessagePlace(first, -1))
+        start = first_place(first, after)
         times: dict[str, Any] = (
             {"$gte": start.milliseconds} if end is None else {"$gte": start.milliseconds, "$lt": end}
         )
