@@ -19,9 +19,11 @@ from services.common.http.request_head import (
     split_absolute_form,
 )
 
+MAX_REMEMBERED_TARGET = 1024
+"""Bytes of a request target that is remembered until the next one: players ask for hundreds of ranges of one address. With a
+signed link it has about 400, and more where names are long.
+"""
 MAX_REQUESTS_PER_READ = 64
-MAX_REMEMBERED_TARGET = 512
-"""Bytes of a request target that is remembered until the next one: players ask for hundreds of ranges of one address."""
 """Requests parsed out of one read: 429 beyond. One read brings 256 KiB, and the ten thousand small requests in it took 9 MiB. More
 than a connection accepts before it has answered one, so the limit only bounds memory.
 """
