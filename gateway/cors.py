@@ -25,7 +25,7 @@ _ANY_ORIGIN: Header = (b"cross-origin-resource-policy", b"cross-origin")
 _HEADER_NAME_LIST = re.compile(rb"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,31}\Z")
 
 
-def response_headers(request_headers: list[Header], origins: OriginPolicy) -> list[Header]:
+def response_headers(request_headers: list[Header], origins: OriginPolicy) -> tuple[Header, ...]:
     """Return the headers to add to the response of a request: no Access-Control-* where its origin is not allowed.
 
     A request for an image or a script has no Origin, but the origin of its page in Referer, which a page can leave out and not
@@ -36,24 +36,24 @@ def response_headers(request_headers: list[Header], origins: OriginPolicy) -> li
     origin = find_header(request_headers, b"origin")
     if origins.allows_all:
         if origin is None:
-            return [_ANY_ORIGIN]
-        return [
+            return (_ANY_ORIGIN,)
+        return (
             (b"access-control-allow-origin", b"*"),
             (b"access-control-expose-headers", EXPOSED_HEADERS),
             _ANY_ORIGIN,
-        ]
+        )
     if origin is None:
         referrer = find_header(request_headers, b"referer")
         embeds = referrer is not None and origins.allows_referrer(referrer.decode("latin-1"))
-        return [(b"vary", b"Origin"), *([_ANY_ORIGIN] if embeds else SAME_ORIGIN_ONLY)]
+        return ((b"vary", b"Origin"), *((_ANY_ORIGIN,) if embeds else SAME_ORIGIN_ONLY))
     if not origins.allows(origin.decode("latin-1")):
-        return [(b"vary", b"Origin"), *SAME_ORIGIN_ONLY]
-    return [
+        return ((b"vary", b"Origin"), *SAME_ORIGIN_ONLY)
+    return (
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", EXPOSED_HEADERS),
         (b"vary", b"Origin"),
         _ANY_ORIGIN,
-    ]
+    )
 
 
 def has_cors_headers(request_headers: list[Header], origins: OriginPolicy) -> bool:

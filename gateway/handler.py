@@ -54,7 +54,7 @@ class GatewayHandler:
             proxy_events.request_rejected("host" if isinstance(error, MisdirectedRequest) else "origin")
             raise
 
-    def response_headers(self, scope: Scope) -> list[Header]:
+    def response_headers(self, scope: Scope) -> tuple[Header, ...]:
         """Return the headers that say which other pages may use the response."""
         return cors.response_headers(scope["headers"], self._admission.origins)
 

@@ -5,14 +5,14 @@ from services.common.http.headers import Header, find_header
 from services.common.http.hosts import HostPolicy
 from services.common.http.origins import SAFE_METHODS, OriginPolicy
 
-SAME_ORIGIN_ONLY: list[Header] = [(b"cross-origin-resource-policy", b"same-origin")]
+SAME_ORIGIN_ONLY: tuple[Header, ...] = ((b"cross-origin-resource-policy", b"same-origin"),)
 """Keeps a response from pages of other origins that embed it, as a script or an image (Fetch, "Cross-Origin-Resource-Policy")."""
 
 
-_OF_LINKS: list[Header] = [*SAME_ORIGIN_ONLY, (b"cache-control", b"private"), (b"referrer-policy", b"no-referrer")]
+_OF_LINKS = (*SAME_ORIGIN_ONLY, (b"cache-control", b"private"), (b"referrer-policy", b"no-referrer"))
 
 
-def service_response_headers(scope: Scope) -> list[Header]:
+def service_response_headers(scope: Scope) -> tuple[Header, ...]:
     """Return the fields that a service adds to its response to a request.
 
     That to a request with a signed link is in no shared cache, and what it leads to does not learn its address. Cache-Control is a
