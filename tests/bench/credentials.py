@@ -1,7 +1,8 @@
 """What a credential costs: hot 64 KiB ranges and small requests with a token and with a signed link, against none, in one run.
 
 `.venv/bin/python -m tests.bench.credentials [--quick]`. Two stream services read one store, one with authentication and one
-without; each is one process. Rounds take turns (A B C A B C), and medians are compared. Needs wrk.
+without; each is one process, and new in each round: two processes of one program differ by up to a tenth, for as long as they live,
+by where their memory happens to lie. Contenders take turns (A B C, C B A), and medians are compared. Needs wrk.
 """
 
 import argparse
@@ -55,24 +56,33 @@ def requests_per_second(
 
 def measure(folder: Path, size: int, seconds: float, rounds: int) -> list[Measurement]:
     """Run all rounds. The contenders differ in their credential alone; the file and the seeds of the ranges are the same."""
+    figures = {
+        (kind, credential): Measurement(f"{kind}, {credential}", "req/s", [Target(LEAST, OPEN, is_minimum=True)])
+        for kind in LENGTHS
+        for credential in (TOKEN, LINK)
+    }
     with (
         run_server(folder / "mongod", small_mongod_program) as mongod,
         run_server(folder / "redis", databases.redis_server) as redis,
     ):
         env = storage_env(mongod, redis.url, DATABASE)
-        with (
-            run_service("services.stream", folder, env) as open_stream,
-            run_service("services.stream", folder, {**env, **AUTH_ENV}) as stream,
-        ):
-            with run_service("services.upload", folder, {**env, **AUTH_ENV}) as upload:
-                link = prepare(upload, size)
-            path = link.partition("?")[0]
-            contenders: dict[str, tuple[str, dict[str, str]]] = {
-                OPEN: (f"{open_stream.url}{path}", {}),
-                TOKEN: (f"{stream.url}{path}", authorized("read:demo")),
-                LINK: (f"{stream.url}{link}", {}),
-            }
-            return run_rounds(contenders, size, seconds, rounds, folder)
+        with run_service("services.upload", folder, {**env, **AUTH_ENV}) as upload:
+            link = prepare(upload, size)
+        for number in range(rounds):
+            with (
+                run_service("services.stream", folder, env) as open_stream,
+                run_service("services.stream", folder, {**env, **AUTH_ENV}) as stream,
+            ):
+                path = link.partition("?")[0]
+                contenders: dict[str, tuple[str, dict[str, str]]] = {
+                    OPEN: (f"{open_stream.url}{path}", {}),
+                    TOKEN: (f"{stream.url}{path}", authorized("read:demo")),
+                    LINK: (f"{stream.url}{link}", {}),
+                }
+                for (kind, who), rate in run_round(contenders, size, seconds, number, folder).items():
+                    for credential in (TOKEN, LINK) if who == OPEN else (who,):
+                        figures[kind, credential].add(OPEN if who == OPEN else OURS, rate)
+    return list(figures.values())
 
 
 def prepare(upload: ServiceProcess, size: int) -> str:
@@ -86,23 +96,19 @@ def prepare(upload: ServiceProcess, size: int) -> str:
     return url
 
 
-def run_rounds(
-    contenders: dict[str, tuple[str, dict[str, str]]], size: int, seconds: float, rounds: int, folder: Path
-) -> list[Measurement]:
-    """The rates of each contender; the first round of each is not counted: it fills the caches."""
-    figures = {
-        (kind, credential): Measurement(f"{kind}, {credential}", "req/s", [Target(LEAST, OPEN, is_minimum=True)])
-        for kind in LENGTHS
-        for credential in (TOKEN, LINK)
+def run_round(
+    contenders: dict[str, tuple[str, dict[str, str]]], size: int, seconds: float, number: int, folder: Path
+) -> dict[tuple[str, str], float]:
+    """Measure each contender once, after a run that fills its caches; the order is turned round from round to round."""
+    order = list(contenders)[:: 1 if number % 2 else -1]
+    for who in order:
+        url, headers = contenders[who]
+        requests_per_second(url, headers, size, max(LENGTHS.values()), seconds / 4, folder, number)
+    return {
+        (kind, who): requests_per_second(*contenders[who], size, length, seconds, folder, number + 1)
+        for kind, length in LENGTHS.items()
+        for who in order
     }
-    for number in range(-1, rounds):
-        for kind, length in LENGTHS.items():
-            for who, (url, headers) in contenders.items():
-                rate = requests_per_second(url, headers, size, length, seconds, folder, number + 2)
-                for credential in (TOKEN, LINK) if who == OPEN else (who,):
-                    if number >= 0:
-                        figures[kind, credential].add(OPEN if who == OPEN else OURS, rate)
-    return list(figures.values())
 
 
 def main() -> None:
@@ -112,7 +118,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         print("needed and not found: wrk")
         return
-    size, seconds, rounds = (16 * MIB, 2.0, 3) if options.quick else (64 * MIB, 6.0, 7)
+    size, seconds, rounds = (16 * MIB, 2.0, 3) if options.quick else (64 * MIB, 4.0, 9)
     for line in describe_machine():
         print(line)
     print(f"a file of {size // MIB} MiB, {CONNECTIONS} connections, {rounds} rounds")
