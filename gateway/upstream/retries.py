@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from gateway import proxy_events
 from gateway.upstream.connect import ConnectError
 from gateway.upstream.upstream_pool import Upstream, UpstreamPool
-from services.common.errors import BadGateway, GatewayTimeout
+from services.common.errors import BadGateway, GatewayTimeout, drop_tracebacks
 
 CONNECT_BUDGET_SECONDS = 1.5
 """Seconds that one request may spend on failed connects. Beyond it no further upstream is tried, so that the 502 comes within three
@@ -74,6 +74,7 @@ async def send_with_retries(pool: UpstreamPool, request: ProxiedRequest[Response
                     proxy_events.upstream_ejected(pool, upstream, reason)
                 if retry is Retry.NEVER:
                     raise
+                drop_tracebacks(error)
                 if isinstance(error, ConnectError):
                     connecting += clock() - started_at
                 else:

@@ -11,6 +11,7 @@ from typing import cast
 
 from gateway.upstream.read_buffer import ReadBuffer
 from gateway.upstream.response_parser import RemoteProtocolError, ResponseParser
+from services.common.errors import drop_tracebacks
 
 READ_BUFFER_LOW_WATER = 64 * 1024
 """Bytes of a response, received and not yet read, at which reading resumes."""
@@ -78,7 +79,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.response = ResponseParser()
         """Its status and headers are valid after `receive_headers`."""
         self._reading_paused = self._write_paused = False
-        self._failure: Exception | None = None
+        self._failure: ServerDisconnected | RemoteProtocolError | None = None
+        """Never raised itself: its traceback would hold this connection, and all that the request has in memory."""
         self._response_waiter: asyncio.Future[None] | None = None
         self._continue_waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -143,8 +145,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _wait_for_data(self) -> asyncio.Future[None]:
         """Return a future that is done when more was received or the connection closed. Raises the failure where there is one."""
-        if self._failure is not None:
-            raise self._failure
+        if (failure := self._failure) is not None:
+            raise type(failure)(*failure.args)
         self._response_waiter = waiter = self._loop.create_future()
         return waiter
 
@@ -161,9 +163,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         else:
             self.abort()
 
-    def fail(self, error: Exception) -> None:
-        """Close the connection; waiting for the response raises `error`."""
+    def fail(self, error: ServerDisconnected | RemoteProtocolError) -> None:
+        """Close the connection; waiting for the response raises an error like `error`."""
         if self._failure is None:
+            drop_tracebacks(error)
             self._failure = error
         self.abort()
 

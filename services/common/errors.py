@@ -270,3 +270,15 @@ class InsufficientStorage(GridcastError):
 
     status = 507
     title = "Insufficient Storage"
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the traceback of an error that is answered or kept, and those of the errors that led to it.
+
+    A traceback has the frames of all functions that the error went through. Where one of them refers to the error, the two are a
+    cycle that keeps everything the request had in memory until the garbage collector comes, which waits for 50,000 objects.
+    """
+    found: list[BaseException] = [error]
+    for one in found:
+        one.__traceback__ = None
+        found += [other for other in (one.__cause__, one.__context__) if other is not None and other not in found]

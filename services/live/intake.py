@@ -20,6 +20,7 @@ from services.common.errors import (
 )
 from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
 from services.common.live.playlist import LEAST_TARGETS
+from services.common.live.segments import Segment
 from services.common.store.live_store import LivePosition
 from services.live.live_events import LiveEvents
 from services.live.session import Step
@@ -159,19 +160,25 @@ class Intake:
             self._events.publish(self._stream_id, "live.resumed", {"epoch": number})
         for limit, seconds in self._limits.warnings(_extent(flush.before), _extent(flush.position)):
             self._warn("limit", {"limit": limit, "seconds": round(seconds)})
-        is_long = any(
-            segment.seconds >= new.target + 0.5 or (not segment.is_key and segment.number) for segment in flush.segments
-        )
+        if flush.segments:
+            self._warn_of_long_segments(flush.segments)
+            self._warn_of_rate(flush.segments)
+
+    def _warn_of_long_segments(self, segments: tuple[Segment, ...]) -> None:
+        """Warn once where the key frames of the sender are too rare for the target duration."""
+        target = self.writer.stream.new.target
+        is_long = any(one.seconds >= target + 0.5 or (not one.is_key and one.number) for one in segments)
         if is_long and self._memory.warn_once("gop"):
-            self._warn("gop", {"target": new.target})
-        rate = self._limits.rate
-        if rate and flush.segments and self._memory.warn_once("rate"):
-            size = sum(segment.size for segment in flush.segments)
-            seconds_of_all = sum(segment.seconds for segment in flush.segments)
-            if seconds_of_all and size / seconds_of_all > rate:
-                self._warn("rate", {"rate": round(size / seconds_of_all), "limit": rate})
-            else:
-                self._memory.warned.discard("rate")
+            self._warn("gop", {"target": target})
+
+    def _warn_of_rate(self, segments: tuple[Segment, ...]) -> None:
+        """Warn once where these segments have more bytes a second than the stream may have."""
+        limit, seconds = self._limits.rate, sum(segment.seconds for segment in segments)
+        if not limit or not seconds:
+            return
+        rate = sum(segment.size for segment in segments) / seconds
+        if rate > limit and self._memory.warn_once("rate"):
+            self._warn("rate", {"rate": round(rate), "limit": limit})
 
     def _warn(self, kind: str, data: dict[str, object]) -> None:
         self._events.publish(self._stream_id, "live.warning", {"kind": kind, **data})

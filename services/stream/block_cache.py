@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.errors import ServiceUnavailable
+from services.common.errors import GridcastError, ServiceUnavailable, drop_tracebacks
 from services.common.media import MediaInfo
 from services.common.store.media_reader import BlockReader
 from services.common.telemetry import metrics
@@ -161,6 +161,8 @@ class BlockCache:
         except TimeoutError:
             error_to_raise = ServiceUnavailable("the store is overloaded")
         except Exception as error:  # noqa: BLE001  # it is raised again for all callers
+            if isinstance(error, GridcastError):  # the traceback of any other one will be logged
+                drop_tracebacks(error)
             error_to_raise = error
         finally:
             for number in range(fetch.first, last + 1):

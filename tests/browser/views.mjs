@@ -84,10 +84,15 @@ for (const theme of themes.split(",")) {
       return name ? route.fulfill({ path: join(folder, name), contentType: type }) : route.fulfill({ body: "A text.\n".repeat(400), contentType: "text/plain" });
     });
     await page.route(/\/sockets\?/, (route) => route.fulfill({ json: { sockets: sockets(count), next: null } }));
-    const show = async (hash) => {
+    // To load the page takes longer than to look at it: most views follow one another within it, as people go from one to the next.
+    const load = async (hash) => {
       await page.goto("about:blank");
       await page.goto(`${url}/${hash}`);
       await page.waitForSelector('html[data-connection="connected"]');
+    };
+    const show = async (hash) => {
+      await page.evaluate((next) => (location.hash = next), hash);
+      await page.evaluate(() => scrollTo(0, 0));
     };
     const look = async (name) => {
       await page.waitForTimeout(120); // pictures and colours
@@ -100,8 +105,8 @@ for (const theme of themes.split(",")) {
       await page.waitForFunction(() => !document.querySelector("dialog[open]"));
     };
     for (count of COUNTS) {
+      await load("#/files");
       for (const layout of ["List", "Grid"]) {
-        await show("#/files");
         await page.getByRole("button", { name: layout, exact: true }).click();
         await page.locator(count ? ".file-open" : ".empty").first().waitFor();
         if (layout === "Grid" || count) await look(`${layout.toLowerCase()}-${count}`);
@@ -111,7 +116,7 @@ for (const theme of themes.split(",")) {
       await page.locator(count ? ".socket" : ".sockets-grid").first().waitFor();
       await look(`sockets-${count}`);
     }
-    await show("#/files/holiday/2026?q=nothing");
+    await load("#/files/holiday/2026?q=nothing");
     await page.locator(".file-open").first().waitFor();
     await look("search");
     await show("#/operations");
@@ -126,7 +131,7 @@ for (const theme of themes.split(",")) {
     await page.keyboard.press("?");
     await page.locator("#keys-title").waitFor();
     await look("keys");
-    await show("#/files");
+    await load("#/files");
     await page.getByRole("button", { name: "List", exact: true }).click();
     for (const index of [0, 2, 3]) await page.locator(".check").nth(index).click({ force: true });
     await look("selection");
@@ -141,6 +146,7 @@ for (const theme of themes.split(",")) {
       await page.locator({ video: ".stage video", audio: ".stage audio", image: ".stage img", text: ".stage pre", cannot: ".stage .cannot" }[kind]).waitFor();
       await look(`player-${kind}`);
     }
+    await close();
     await show(`#/files?info=${encodeURIComponent(`holiday/2026/northern coast/${list(1)[0].filename}`)}`);
     await page.locator(".details code").first().waitFor();
     await look("details");
@@ -160,7 +166,7 @@ for (const theme of themes.split(",")) {
     }
     await look("shared");
     await page.evaluate(() => sessionStorage.clear());
-    await show("#/files");
+    await load("#/files");
     await page.route(/\/file\/tus/, (route) => (route.request().method() === "POST" ? route.fulfill({ status: 409, contentType: "application/problem+json", body: '{"detail":"taken"}' }) : route.continue()));
     await page.setInputFiles("#chosen", [{ name: "picture.png", mimeType: "image/png", buffer: picture }, ...["sound.mp3", "a name that is long enough to be cut off in the small card.txt"].map((name) => ({ name, mimeType: "text/plain", buffer: Buffer.from("x") }))]);
     await page.locator(".upload", { hasText: "already there" }).nth(2).waitFor();

@@ -1,14 +1,17 @@
 """What only MongoDB leaves behind: segments that do not count, deletions that were interrupted, late writes."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from services.common.errors import Conflict
+from services.common.errors import Conflict, ServiceUnavailable
 from services.common.media import MediaName
 from services.common.store.gridfs import live_documents
 from services.common.store.gridfs.live_garbage import LiveGarbage
+from services.common.store.gridfs.live_messages import RECOUNT_AFTER_SECONDS, GridFSLiveMessages
+from services.common.store.live_messages import MAX_MESSAGE_DATA_IN_ALL, MessagePlace, NewMessage, TooManyMessages
 from tests.support.databases import ServerProcess
 from tests.support.live_streams import begin_stream, epoch, progress, segment
 from tests.support.store_adapters import GridFSAdapters, open_gridfs
@@ -104,6 +107,41 @@ async def test_messages_without_a_stream_are_deleted(adapters: GridFSAdapters) -
         await adapters.keeper.delete_orphans()
         assert sorted(messages.distinct("l")) == ["z"]
     assert messages.count_documents({}) == 3
+
+
+async def test_a_message_that_was_counted_and_never_written_gives_its_share_back(
+    adapters: GridFSAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was killed in between. While others may still be written nothing is given back."""
+    await begin_stream(adapters)
+    await adapters.live.advance("s", 1, progress(0, 4, epochs=(epoch(0),)))
+    streams = adapters.inspector.db["live"]
+
+    async def add(name: str, data: str = "{}") -> MessagePlace:
+        stored, _ = await adapters.messages.add_message("s", NewMessage(name, "chat.said", data, 0), 3)
+        return stored.place
+
+    async def killed(*_: object) -> None:
+        raise ServiceUnavailable("killed")
+
+    first = await add("a")
+    with monkeypatch.context() as patched:
+        patched.setattr(GridFSLiveMessages, "_find_epoch", killed)
+        for name, data in (("b", "{}"), ("c", json.dumps("x" * (MAX_MESSAGE_DATA_IN_ALL - 10)))):
+            with pytest.raises(ServiceUnavailable):
+                await add(name, data)
+    with pytest.raises(TooManyMessages):
+        await add("d")
+    streams.update_one({}, [{"$set": {"counted_at": {"$subtract": ["$counted_at", RECOUNT_AFTER_SECONDS * 1000]}}}])
+    second, third = await add("d"), await add("e")
+    assert first < second < third, "no number comes twice"
+    for age in (0, RECOUNT_AFTER_SECONDS):
+        streams.update_one({}, [{"$set": {"counted_at": {"$subtract": ["$counted_at", age * 1000]}}}])
+        with pytest.raises(TooManyMessages):
+            await add("f")
+    found = streams.find_one({})
+    assert found is not None
+    assert (found["messages"], found["messages_lost"], found["message_bytes"]) == (5, 2, 6)
 
 
 async def test_segments_without_a_stream_are_deleted(adapters: GridFSAdapters) -> None:

@@ -15,7 +15,7 @@ from bson import ObjectId
 from services.common.errors import Conflict, PreconditionFailed, ServiceUnavailable, TooManyRequests
 from services.common.media import MediaName, Poster, sha256_etag
 from services.common.store import limits
-from services.common.store.gridfs import commit, document_updates, documents, indexes
+from services.common.store.gridfs import commit, document_updates, documents, garbage_collector, indexes
 from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.move import Mover
@@ -366,6 +366,33 @@ async def test_orphans_are_a_day_old_and_unreferenced(adapters: GridFSAdapters) 
     assert await adapters.keeper.delete_orphans() == 0
     assert adapters.inspector.db["fs.chunks"].count_documents({"files_id": stray}) == 0
     assert adapters.inspector.count_chunks() == 3
+
+
+async def test_the_late_tail_of_a_writer_that_was_overtaken_is_deleted_as_an_orphan(
+    adapters: GridFSAdapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paused before the insert; another process has ended the upload, and deleted the tails that were there."""
+    upload = await adapters.store.create_upload(NAME, new_tus_upload("a"))
+    insert_tail = ChunkStore.insert_tail
+
+    async def paused(chunk_store: ChunkStore, record_id: ObjectId, number: int, tail: bytes) -> None:
+        taken = await adapters.store.acquire(upload.upload_id)
+        assert isinstance(taken, tuple)
+        await adapters.store.write_blocks(taken[0], 0, [b"ended"])
+        await adapters.store.commit(taken[0], finished_upload(b"ended"))
+        await adapters.collect_until_done(adapters.inspector)
+        await insert_tail(chunk_store, record_id, number, tail)
+
+    monkeypatch.setattr(ChunkStore, "insert_tail", paused)
+    with pytest.raises(Conflict):
+        await adapters.store.set_offset(upload, 5000, b"x" * 5000, None, keep_lease=True)
+    assert adapters.inspector.count_chunks() == 2
+    monkeypatch.setattr(garbage_collector, "MIN_ORPHAN_AGE", timedelta(hours=-1))
+    assert await adapters.keeper.delete_orphans() == 1
+    assert adapters.inspector.count_chunks() == 1
+    info = await adapters.reader.find(NAME)
+    assert info is not None
+    assert await adapters.reader.read_blocks(info, 0, 0) == [b"ended"]
 
 
 async def test_an_old_upload_without_a_current_file_keeps_its_blocks(adapters: GridFSAdapters) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from services.common.aio.cancellation import cancel_and_wait
-from services.common.errors import Conflict, ServiceUnavailable
+from services.common.errors import Conflict, ServiceUnavailable, drop_tracebacks
 from services.common.store.upload_store import LeaseRenewer, UploadHandle
 
 RENEWALS_PER_TTL = 3
@@ -57,6 +57,7 @@ class Lease:
             except ServiceUnavailable:
                 continue
             except Conflict as error:
+                drop_tracebacks(error)
                 self._lost_error = error
                 self._on_lost(error)
                 return

@@ -11,7 +11,7 @@ from typing import TypeVar
 from services.common.asgi import CLIENT_CLOSED_REQUEST, ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from services.common.auth.authorization import Authorization
 from services.common.auth.identity import identity_of
-from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable
+from services.common.errors import GridcastError, InternalServerError, ServiceUnavailable, drop_tracebacks
 from services.common.http.encoding import PreparedResponse, encode_headers
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.http.problem import decode_problem_detail
@@ -152,17 +152,20 @@ class RequestMiddleware:
             await (bypass or self.app if self._authorization is None else self._authorized(bypass or self.app))(
                 scope, counting_receive, response.send
             )
-        except ClientDisconnected:
+        except ClientDisconnected as error:
+            drop_tracebacks(error)
             response.status = response.status or CLIENT_CLOSED_REQUEST
         except (GridcastError, asyncio.CancelledError) as error:
             # Cancelled by the server when the time for shutting down is over: raised on, it would be logged as a fault.
             fault = error if isinstance(error, GridcastError) else ServiceUnavailable("the service is shutting down")
+            drop_tracebacks(error)
             if response.status:
                 _log.warning("response aborted: %s", fault.detail)
             else:
                 await send_problem(response.send, fault, close_connection=fault.status == 400 or _has_body(scope))
-        except Exception:  # noqa: BLE001  # the last resort of every request
+        except Exception as error:  # noqa: BLE001  # the last resort of every request
             _log.exception("unhandled exception")
+            drop_tracebacks(error)
             if not response.status:
                 await send_problem(response.send, InternalServerError(), close_connection=True)
         finally:

@@ -13,6 +13,7 @@ from services.common.errors import (
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
+    drop_tracebacks,
 )
 from services.common.http.problem import encode_problem, problem_headers
 
@@ -45,7 +46,10 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 
 async def _handle_error(_request: Request, error: Exception) -> Response:
-    return problem_response(error) if isinstance(error, GridcastError) else problem_response(InternalServerError())
+    if isinstance(error, GridcastError):
+        drop_tracebacks(error)
+        return problem_response(error)
+    return problem_response(InternalServerError())
 
 
 async def _handle_client_disconnected(_request: Request, _error: Exception) -> Response:

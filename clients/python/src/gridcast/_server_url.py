@@ -13,6 +13,11 @@ class ServerUrl:
     origin: str
 
     @property
+    def is_secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.origin.startswith("https:")
+
+    @property
     def websocket(self) -> str:
         """The origin for WebSockets."""
         return self.origin.replace("http", "ws", 1)

@@ -1,5 +1,6 @@
 """HTTP over httpx: the one file that imports it. Nothing of it leaves this file, neither values nor exceptions."""
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Self
@@ -65,6 +66,8 @@ class _Settings:
 
     def __init__(self, url: ServerUrl, timeout: float, user_agent: str) -> None:
         self._origin = url.origin
+        # Loading the certificates takes 20 ms, and an http:// server shows none. This context trusts nobody, a proxy has its own.
+        self._verify = True if url.is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         self._user_agent = user_agent
 
@@ -89,7 +92,7 @@ class HttpTransport(_Settings):
 
     def __init__(self, url: ServerUrl, timeout: float, user_agent: str) -> None:
         super().__init__(url, timeout, user_agent)
-        self._client = httpx.Client(limits=_LIMITS, follow_redirects=False)
+        self._client = httpx.Client(verify=self._verify, limits=_LIMITS, follow_redirects=False)
 
     def open(self, request: HttpRequest, body: Iterator[bytes] | None = None) -> "ResponseStream":
         """Send a request and return its response, with the body still to be read."""
@@ -157,7 +160,7 @@ class AsyncHttpTransport(_Settings):
 
     def __init__(self, url: ServerUrl, timeout: float, user_agent: str) -> None:
         super().__init__(url, timeout, user_agent)
-        self._client = httpx.AsyncClient(limits=_LIMITS, follow_redirects=False)
+        self._client = httpx.AsyncClient(verify=self._verify, limits=_LIMITS, follow_redirects=False)
 
     async def open(self, request: HttpRequest, body: AsyncIterator[bytes] | None = None) -> "AsyncResponseStream":
         """Send a request and return its response, with the body still to be read."""

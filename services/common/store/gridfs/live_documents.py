@@ -15,6 +15,7 @@ live            one document for each stream
     created_at, started_at, advanced_at, ended_at
     idle_since      advanced_at, else created_at
     messages, message_bytes   how many messages were counted, and the bytes of their data (`live_messages`)
+    messages_lost, counted_at   how many of them were never written, as far as is known; when the last one was counted
     keep_until      from when the garbage collector asks for its upload; missing where it has become a file
 live_segments   one document for each segment and for each epoch; one that a position does not reach does not count
     l, n            the stream's id, and the number of a segment; -1 and downwards are the epochs 0 and upwards

@@ -7,7 +7,8 @@ live_messages   one document for each message
     e, at           epoch and date of the place
 
 A message is counted in its stream's document before it is written, so that the limits hold for all processes. One that was counted
-and not written costs its share.
+and not written costs its share until the stream is full: then, once nothing was counted for RECOUNT_AFTER_SECONDS, what is there
+is counted anew.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ from services.common.store.live_messages import (
     place_of,
 )
 
+RECOUNT_AFTER_SECONDS = 60
+"""When a message that was counted is written, or never will be: longer than any call of MongoDB may take."""
+
+_LIVE_STATES = ["live", "interrupted"]
 _STREAM_FIELDS = {"state": 1, "position": 1, "target": 1, "epochs": 1, "messages": 1}
 
 
@@ -40,6 +45,7 @@ class GridFSLiveMessages:
     """`LiveMessages` beside the streams."""
 
     def __init__(self, mongo: MongoDatabase) -> None:
+        self._mongo = mongo
         self._live = mongo.collection("live")
         self._segments = mongo.collection("live_segments")
         self._messages = mongo.collection("live_messages")
@@ -82,24 +88,59 @@ class GridFSLiveMessages:
 
     async def _count(self, stream_id: str, size: int, limit: int) -> Document:
         """Count a message, and return what its place is found by. Raises NotFound, NotLive, Gone, TooManyMessages."""
-        count, size_in_all = ({"$ifNull": [f"${name}", 0]} for name in ("messages", "message_bytes"))
-        silent = {"$subtract": ["$$NOW", "$advanced_at"]}
-        fits = [{"$lt": [count, limit]}, {"$lte": [size_in_all, MAX_MESSAGE_DATA_IN_ALL - size]}]
+        stream = await self._count_if_it_fits(stream_id, size, limit)
+        if stream is None and await self._recount(stream_id):
+            stream = await self._count_if_it_fits(stream_id, size, limit)
+        if stream is not None:
+            return stream
         async with map_mongo_errors():
-            stream = await self._live.find_one_and_update(
-                {"_id": stream_id, "state": {"$in": ["live", "interrupted"]}, "$expr": {"$and": fits}},
-                {"$inc": {"messages": 1, "message_bytes": size}},
-                {**_STREAM_FIELDS, "silent": silent},
-                return_document=ReturnDocument.AFTER,
-            )
-            if stream is not None:
-                return dict(stream)
             found = await self._live.find_one({"_id": stream_id, "state": {"$in": STATES}}, {"state": 1})
         if found is None:
             raise NotFound("there is no such stream")
         if found["state"] == "waiting":
             raise NotLive
         raise Gone("this stream has ended") if found["state"] == "ended" else TooManyMessages()
+
+    async def _count_if_it_fits(self, stream_id: str, size: int, limit: int) -> Document | None:
+        """Count a message, unless the stream is full or not live."""
+        number, lost, size_in_all = (
+            {"$ifNull": [f"${name}", 0]} for name in ("messages", "messages_lost", "message_bytes")
+        )
+        fits = [
+            {"$lt": [{"$subtract": [number, lost]}, limit]},
+            {"$lte": [size_in_all, MAX_MESSAGE_DATA_IN_ALL - size]},
+        ]
+        async with map_mongo_errors():
+            stream = await self._live.find_one_and_update(
+                {"_id": stream_id, "state": {"$in": _LIVE_STATES}, "$expr": {"$and": fits}},
+                {"$inc": {"messages": 1, "message_bytes": size}, "$currentDate": {"counted_at": True}},
+                {**_STREAM_FIELDS, "silent": {"$subtract": ["$$NOW", "$advanced_at"]}},
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if stream is None else dict(stream)
+
+    async def _recount(self, stream_id: str) -> bool:
+        """Count the messages of a full stream as they are stored. False where one that was counted may still be written."""
+        settled = {"$lte": ["$counted_at", {"$subtract": ["$$NOW", RECOUNT_AFTER_SECONDS * 1000]}]}
+        query = {"_id": stream_id, "state": {"$in": _LIVE_STATES}, "$expr": settled}
+        stages: list[Document] = [
+            {"$match": {"l": stream_id}},
+            {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": {"$strLenBytes": "$data"}}}},
+        ]
+        async with map_mongo_errors():
+            if (stream := await self._live.find_one(query, {"messages": 1})) is None:
+                return False
+            sums = await self._mongo.aggregate("live_messages", stages)
+            count, size_in_all = (sums[0]["count"], sums[0]["bytes"]) if sums else (0, 0)
+            number = stream.get("messages", 0)  # it goes on: the numbers of messages stay unique
+            result = await self._live.update_one(
+                {**query, "messages": number},
+                {
+                    "$set": {"messages_lost": number - count, "message_bytes": size_in_all},
+                    "$currentDate": {"counted_at": True},  # the next count is due as long after this one
+                },
+            )
+        return bool(result.matched_count)
 
     async def _find_epoch(self, stream_id: str, count: int, place: int) -> Document:
         """The last epoch that begins before a place."""

@@ -115,3 +115,11 @@ async def test_an_error_that_is_not_retried_is_raised_unchanged(*, fault: bool) 
     assert len(request.sent_to) == 1
     assert request.sent_to[0].ejected is fault
     assert [upstream.active_requests for upstream in pool.upstreams] == [0, 0]
+
+
+async def test_an_error_that_was_overcome_keeps_nothing_in_memory() -> None:
+    """Its traceback has the frame of the loop, which refers to the error: a cycle."""
+    error = ConnectError("refused")
+    pool, request = make_pool(2), ScriptedRequest((error, AttemptFailure(error, Retry.NEXT_UPSTREAM)))
+    await send_with_retries(pool, request, request.clock)
+    assert error.__traceback__ is None

@@ -1,6 +1,8 @@
 """gateway.upstream.upstream_connection: one connection to an upstream, on a recording transport."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -239,3 +241,31 @@ async def test_abort_wakes_every_waiter() -> None:
     connection.fail(ServerDisconnected("the body broke off"))
     with pytest.raises(ServerDisconnected, match="the body"):
         await waiting
+
+
+class _Connection(UpstreamConnection):
+    """With room for a weak reference."""
+
+
+@pytest.mark.parametrize("received", [None, b"nonsense\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"])
+async def test_a_failed_connection_leaves_nothing_for_the_garbage_collector(received: bytes | None) -> None:
+    """It runs after 50,000 objects: each connection that failed would wait for it with what it had received."""
+    buffer = ReadBuffer()
+    connection = _Connection(asyncio.get_running_loop(), buffer, lambda _: None, lambda _: None)
+    connection.connection_made(cast("asyncio.BaseTransport", FakeTransport()))
+    alive = weakref.ref(connection)
+    gc.disable()
+    try:
+        connection.send_request("GET", b"", complete=True)
+        if received is None:
+            connection.connection_lost(None)
+        else:
+            connection.get_buffer(-1)[: len(received)] = received
+            connection.buffer_updated(len(received))
+        for _ in range(2):
+            with pytest.raises((ServerDisconnected, RemoteProtocolError)):
+                await connection.receive_headers()
+        del connection
+        assert alive() is None
+    finally:
+        gc.enable()
