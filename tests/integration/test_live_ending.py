@@ -1,5 +1,6 @@
 """How streams end: by silence, by their limits, after a crash between two steps; and what is published."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -150,6 +151,30 @@ async def test_any_process_goes_on_with_an_end_that_was_begun(service: Service, 
         assert b"sidx" in data[:BLOCK_SIZE]
     assert (await other.ender.end(stream_id, "again")).reason == "ended"
     assert other.recorded.types == ["live.ended"]
+
+
+@BOTH
+async def test_ends_at_the_same_time_are_one(service: Service) -> None:
+    """Of one process and of another one: nobody gets a 409 for a stream that ends as was asked."""
+    other = Service(service.store)
+    stream_id = await service.make()
+    await (await service.write(stream_id, MEDIA)).close()
+    ended = await asyncio.gather(*(one.ender.end(stream_id, "ended") for one in [service] * 4 + [other] * 4))
+    assert {stream.state for stream in ended} == {"ended"}
+    assert service.recorded.types + other.recorded.types == ["live.ended"]
+    assert service.recorded.files + other.recorded.files == ["talk.mp4"]
+    assert service.ender._endings == {}
+
+
+@BOTH
+async def test_who_gives_up_waiting_for_an_end_leaves_nothing(service: Service) -> None:
+    stream_id = await service.make()
+    await (await service.write(stream_id, MEDIA)).close()
+    ending = asyncio.create_task(service.ender.end(stream_id, "ended"))
+    await asyncio.sleep(0)
+    ending.cancel()
+    assert (await service.ender.end(stream_id, "again")).state == "ended"
+    assert service.ender._endings == {}
 
 
 @BOTH
