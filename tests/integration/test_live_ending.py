@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import Forbidden, NotFound, Unauthorized
+from services.common.errors import AlreadyExists, Forbidden, NotFound, Unauthorized
 from services.common.media import MediaInfo, MediaName
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
@@ -151,6 +151,17 @@ async def test_any_process_goes_on_with_an_end_that_was_begun(service: Service, 
         assert b"sidx" in data[:BLOCK_SIZE]
     assert (await other.ender.end(stream_id, "again")).reason == "ended"
     assert other.recorded.types == ["live.ended"]
+
+
+@BOTH
+async def test_streams_of_one_name_that_are_made_at_the_same_time(service: Service) -> None:
+    """One of them is there then, and nothing of the others."""
+    made = await asyncio.gather(*(service.make() for _ in range(8)), return_exceptions=True)
+    (stream_id,) = (one for one in made if isinstance(one, str))
+    assert sum(isinstance(one, AlreadyExists) for one in made) == 7
+    assert [stream.new.id for stream in await service.store.live.list_streams()] == [stream_id]
+    assert (await service.ender.end(stream_id, "ended")).state == "ended"
+    assert await service.make() != stream_id, "the name is free"
 
 
 @BOTH
