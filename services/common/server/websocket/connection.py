@@ -12,7 +12,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from services.common.asgi import Message, Scope
-from services.common.errors import GridcastError, InternalServerError
+from services.common.errors import GridcastError, InternalServerError, drop_tracebacks
 from services.common.server import tcp
 from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.scope import websocket_scope
@@ -131,6 +131,15 @@ class WebSocketConnection(asyncio.Protocol):
         self.state = WebSocketState.CLOSED
         self._connections.discard(self)
         self._writable.set()  # the transport is not going to say it
+        self._release()
+
+    def _release(self) -> None:
+        """Drop what refers back to this object, and the parser, which refers to itself: garbage waits long."""
+        self._ping.release()
+        self._cycle = None
+        self.protocol.parser.close()
+        if (error := self.protocol.parser_exc) is not None:
+            drop_tracebacks(error)
 
     def eof_received(self) -> None:
         """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""

@@ -8,7 +8,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from services.common.asgi import Message
-from services.common.errors import BadRequest, GridcastError, UpgradeRequired
+from services.common.errors import BadRequest, GridcastError, UpgradeRequired, drop_tracebacks
 from services.common.http.encoding import Field, encode_error_response
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.server.date_header import date_header
@@ -31,9 +31,12 @@ def accept_handshake(protocol: ServerProtocol, headers: Iterable[Header]) -> Res
     response = protocol.accept(Request("/", fields))
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
         return response
+    error = protocol.handshake_exc
+    if error is not None:
+        drop_tracebacks(error)  # the frames refer to the connection, which refers to the protocol
     if fields.get_all("Sec-WebSocket-Version") not in ([], [VERSION]):
         raise UpgradeRequired(VERSION)
-    raise BadRequest(f"invalid WebSocket handshake: {protocol.handshake_exc}")
+    raise BadRequest(f"invalid WebSocket handshake: {error}")
 
 
 class HandshakeContext:
