@@ -31,12 +31,17 @@ def accept_handshake(protocol: ServerProtocol, headers: Iterable[Header]) -> Res
     response = protocol.accept(Request("/", fields))
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
         return response
-    error = protocol.handshake_exc
-    if error is not None:
-        drop_tracebacks(error)  # the frames refer to the connection, which refers to the protocol
     if fields.get_all("Sec-WebSocket-Version") not in ([], [VERSION]):
         raise UpgradeRequired(VERSION)
-    raise BadRequest(f"invalid WebSocket handshake: {error}")
+    raise BadRequest(f"invalid WebSocket handshake: {protocol.handshake_exc}")
+
+
+def release_parser(protocol: ServerProtocol) -> None:
+    """Let go of a parser, which refers to itself, and of the frames that its errors went through: they refer to the connection."""
+    protocol.parser.close()
+    for error in (protocol.handshake_exc, protocol.parser_exc):
+        if error is not None:
+            drop_tracebacks(error)
 
 
 class HandshakeContext:

@@ -76,7 +76,7 @@ async def test_a_body_that_breaks_off_keeps_nothing_in_memory() -> None:
     error = ConnectionError("the client has gone")
 
     class BrokenBody:
-        content_length = 5
+        content_length: int | None = 5
         expect_continue = False
 
         async def read(self) -> bytes:
