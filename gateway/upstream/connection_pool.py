@@ -144,5 +144,6 @@ async def _send_body(connection: UpstreamConnection, body: RequestBody) -> None:
 def _fail_if_body_aborted(connection: UpstreamConnection, task: asyncio.Task[None]) -> None:
     """Close the connection where reading the body failed: the upstream must not take it for complete, and no response follows."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        drop_tracebacks(error)  # the frames refer to the connection, which refers to this task
+        connection.body_task = None  # the task has a traceback, whose frames refer to the connection
+        drop_tracebacks(error)
         connection.fail(ServerDisconnected(f"request body aborted: {error!r}"))

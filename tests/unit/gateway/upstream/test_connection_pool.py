@@ -1,6 +1,8 @@
 """gateway.upstream.connection_pool: which connections are reused, with a small server."""
 
 import asyncio
+import gc
+import weakref
 from typing import Self, cast
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from gateway.upstream.connection_pool import KEEPALIVE_EXPIRY_SECONDS, ConnectionPool
 from gateway.upstream.upstream_connection import ServerDisconnected
 from gateway.upstream.upstream_pool import Address
+from services.common.errors import drop_tracebacks
 
 pytestmark = pytest.mark.anyio
 
@@ -87,7 +90,18 @@ async def test_a_body_that_breaks_off_keeps_nothing_in_memory() -> None:
     async with CountingServer() as server:
         address = Address("127.0.0.1", server.port)
         head = b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n"
-        with pytest.raises(ServerDisconnected, match="request body aborted"):
-            await pool.request("PUT", address, head, BrokenBody())
+        gc.collect()
+        gc.disable()
+        try:
+            body = BrokenBody()
+            alive = weakref.ref(body)
+            with pytest.raises(ServerDisconnected, match="request body aborted") as raised:
+                await pool.request("PUT", address, head, body)
+            drop_tracebacks(raised.value)
+            del body, raised
+            await asyncio.sleep(0)
+            assert alive() is None
+        finally:
+            gc.enable()
     assert error.__traceback__ is None
     await pool.aclose()
