@@ -13,6 +13,7 @@ from gateway.upstream.connect import open_connection
 from gateway.upstream.read_buffer import ReadBuffer
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
 from gateway.upstream.upstream_pool import Address
+from services.common.errors import drop_tracebacks
 
 KEEPALIVE_EXPIRY_SECONDS = 30.0
 """Seconds after which an idle connection is closed: fewer than the services keep it (`HTTPConnection.keep_alive_timeout`)."""
@@ -143,4 +144,6 @@ async def _send_body(connection: UpstreamConnection, body: RequestBody) -> None:
 def _fail_if_body_aborted(connection: UpstreamConnection, task: asyncio.Task[None]) -> None:
     """Close the connection where reading the body failed: the upstream must not take it for complete, and no response follows."""
     if not task.cancelled() and (error := task.exception()) is not None:
+        connection.body_task = None  # the task has a traceback, whose frames refer to the connection
+        drop_tracebacks(error)
         connection.fail(ServerDisconnected(f"request body aborted: {error!r}"))

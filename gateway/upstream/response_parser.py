@@ -105,6 +105,10 @@ class ResponseParser:
         self.reusable = False
         return self.message_complete
 
+    def close(self) -> None:
+        """Release httptools' parser, which refers back to this object. Nothing is received any more; what was can still be read."""
+        self._parser = None
+
     def _receive_sized_body(self, data: bytes, remaining: int) -> None:
         """Take a part of a body with a known length. It bypasses httptools, which would copy it."""
         if len(data) > remaining:

@@ -179,6 +179,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def _set_closed(self) -> None:
         if self._state is not _CLOSED:
             self._state = _CLOSED
+            self.response.close()
             self._on_closed(self)
 
     def _wake_waiters(self) -> None:

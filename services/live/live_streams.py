@@ -25,7 +25,6 @@ from services.live.stream_writer import LiveStores
 ID_BYTES = 16
 MARGIN_SECONDS = 3600.0
 """An upload expires so long after the stream has ended for silence."""
-UNENDED: tuple[LiveState, ...] = ("waiting", "live", "interrupted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,8 @@ class LiveStreams:
         """
         if self._max_per_owner and owner and await self._stores.live.count_streams(owner) >= self._max_per_owner:
             raise TooManyRequests(f"you have {self._max_per_owner} live streams, the most allowed")
-        await self._check_name(wanted.name)
+        if await self._stores.live.find_unended(wanted.name):
+            raise AlreadyExists(wanted.name.folder, wanted.name.filename)
         stream_id, token = secrets.token_hex(ID_BYTES), make_token()
         ttl = max(86400.0, self._token_ttl, wanted.grace) + wanted.grace + MARGIN_SECONDS
         new_upload = NewUpload(None, ttl, {"live": stream_id}, client, owner, BLOCK_SIZE)
@@ -94,6 +94,10 @@ class LiveStreams:
             )
             await self._stores.uploads.release_lease(upload)
             stream = await self._get(stream_id)
+            # Another request may have made one since it was looked for: the name is that of the older one.
+            oldest = next(iter(await self._stores.live.find_unended(wanted.name)), stream)
+            if oldest.new.id != stream_id:
+                raise AlreadyExists(wanted.name.folder, wanted.name.filename)  # noqa: TRY301
         except BaseException as error:
             await self._cleanup.run_after(error, self._remove(stream_id, upload.upload_id))
             raise
@@ -104,13 +108,6 @@ class LiveStreams:
         if stream is None:
             raise RuntimeError("the stream that was made is not there")
         return stream
-
-    async def _check_name(self, name: MediaName) -> None:
-        after = ""
-        while page := await self._stores.live.list_streams(UNENDED, after=after):
-            if any(stream.new.name == name for stream in page):
-                raise AlreadyExists(name.folder, name.filename)
-            after = page[-1].new.id
 
     async def _remove(self, stream_id: str, upload_id: str) -> None:
         try:

@@ -8,10 +8,13 @@ import asyncio
 import itertools
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from services.common.aio.singleflight import SingleFlight
 from services.common.containers.facts import facts_json
 from services.common.containers.scanner import FactsScanner
 from services.common.errors import AlreadyExists, Conflict, Gone, NotFound
@@ -28,6 +31,9 @@ from services.live.hook_answers import metadata_of_file
 from services.live.live_events import LiveEvents
 from services.live.stream_writer import LiveStores, StreamWriter
 
+END_WAIT_SECONDS = 5.0
+"""How long an end by another process is waited for."""
+END_POLL_SECONDS = 0.2
 MAX_NUMBERED_NAMES = 100
 """Names that are tried where another file has taken that of the stream."""
 RENAMED_TTL_SECONDS = 86400.0
@@ -57,13 +63,36 @@ class StreamEnder:
         self._events = events
         self._publish_event = publish_event
         self._on_file = on_file
+        self._endings: dict[str, SingleFlight[LiveStream]] = {}
 
     async def end(self, stream_id: str, reason: str, *, preempts: bool = True) -> LiveStream:
         """End a stream for a reason, and return it; one that has ended stays as it is. Raises NotFound, ServiceUnavailable.
 
         A publisher of this process is stopped first, so that what it has sent is kept; that of another one is fenced off. Without
-        `preempts` the caller is the publisher.
+        `preempts` the caller is the publisher. Callers of this process share one end, and that of another process is waited for:
+        each would fence off the one before it. Raises Conflict where a publisher goes on at that moment.
         """
+        if not preempts:  # an end that is shared may be waiting for this caller
+            return await self._end(stream_id, reason, preempts=False)
+        ending = self._endings.get(stream_id)
+        if ending is None:
+            ending = self._endings[stream_id] = SingleFlight(partial(self._end_in_turn, stream_id, reason))
+        return await ending()
+
+    async def _end_in_turn(self, stream_id: str, reason: str) -> LiveStream:
+        try:
+            return await self._end(stream_id, reason, preempts=True)
+        except Conflict:
+            deadline = time.monotonic() + END_WAIT_SECONDS
+            while (stream := await self.get(stream_id)).state != "ended":
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(END_POLL_SECONDS)
+            return stream
+        finally:
+            del self._endings[stream_id]
+
+    async def _end(self, stream_id: str, reason: str, *, preempts: bool) -> LiveStream:
         stream = await self.get(stream_id)
         if stream.state == "ended":
             return stream

@@ -86,6 +86,9 @@ class SocketConnection(WebSocketConnection):
         """Stop the send timeout with the connection."""
         self._send_timeout_timer.stop()
         super().connection_lost(exc)
+        self._send_timeout_timer = SendTimeout(
+            self.loop, self.transport.abort
+        )  # the one before refers back to this object
 
     @property
     def closing(self) -> bool:

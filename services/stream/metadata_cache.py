@@ -78,10 +78,12 @@ class MetadataCache:
             try:
                 return await self._fetch(name)
             finally:
-                if self._in_flight.get(name) is started:
+                # Its own one, unless another one was begun since. It is not named here: it refers to this function.
+                if (latest := self._in_flight.get(name)) is not None and latest.joinable_until == joinable_until:
                     del self._in_flight[name]
 
-        started = self._in_flight[name] = _InFlightLookup(SingleFlight(fetch), now + METADATA_TTL_SECONDS)
+        joinable_until = now + METADATA_TTL_SECONDS
+        started = self._in_flight[name] = _InFlightLookup(SingleFlight(fetch), joinable_until)
         return await started.fetch()
 
     async def _fetch(self, name: MediaName) -> Representation:

@@ -1,5 +1,6 @@
 """How streams end: by silence, by their limits, after a crash between two steps; and what is published."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import Forbidden, NotFound, Unauthorized
+from services.common.errors import AlreadyExists, Forbidden, NotFound, Unauthorized
 from services.common.media import MediaInfo, MediaName
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
@@ -150,6 +151,41 @@ async def test_any_process_goes_on_with_an_end_that_was_begun(service: Service, 
         assert b"sidx" in data[:BLOCK_SIZE]
     assert (await other.ender.end(stream_id, "again")).reason == "ended"
     assert other.recorded.types == ["live.ended"]
+
+
+@BOTH
+async def test_streams_of_one_name_that_are_made_at_the_same_time(service: Service) -> None:
+    """One of them is there then, and nothing of the others."""
+    made = await asyncio.gather(*(service.make() for _ in range(8)), return_exceptions=True)
+    (stream_id,) = (one for one in made if isinstance(one, str))
+    assert sum(isinstance(one, AlreadyExists) for one in made) == 7
+    assert [stream.new.id for stream in await service.store.live.list_streams()] == [stream_id]
+    assert (await service.ender.end(stream_id, "ended")).state == "ended"
+    assert await service.make() != stream_id, "the name is free"
+
+
+@BOTH
+async def test_ends_at_the_same_time_are_one(service: Service) -> None:
+    """Of one process and of another one: nobody gets a 409 for a stream that ends as was asked."""
+    other = Service(service.store)
+    stream_id = await service.make()
+    await (await service.write(stream_id, MEDIA)).close()
+    ended = await asyncio.gather(*(one.ender.end(stream_id, "ended") for one in [service] * 4 + [other] * 4))
+    assert {stream.state for stream in ended} == {"ended"}
+    assert service.recorded.types + other.recorded.types == ["live.ended"]
+    assert service.recorded.files + other.recorded.files == ["talk.mp4"]
+    assert service.ender._endings == {}
+
+
+@BOTH
+async def test_who_gives_up_waiting_for_an_end_leaves_nothing(service: Service) -> None:
+    stream_id = await service.make()
+    await (await service.write(stream_id, MEDIA)).close()
+    ending = asyncio.create_task(service.ender.end(stream_id, "ended"))
+    await asyncio.sleep(0)
+    ending.cancel()
+    assert (await service.ender.end(stream_id, "again")).state == "ended"
+    assert service.ender._endings == {}
 
 
 @BOTH

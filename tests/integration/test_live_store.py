@@ -294,6 +294,21 @@ async def test_lists_of_streams(adapters: StoreAdapters) -> None:
     assert counts == [3, 1, 0]
 
 
+async def test_streams_that_have_not_ended_are_found_by_name(adapters: StoreAdapters) -> None:
+    odd = '$f \u00e9 {"$set":1}'
+    live, wanted = adapters.live, MediaName("f", odd)
+    names = {"z": wanted, "folder": MediaName("", odd), "file": MediaName("f", "b"), "ended": wanted, "a": wanted}
+    for stream_id, name in names.items():
+        await begin_stream(adapters, stream_id, name)
+        await asyncio.sleep(0.002)  # their order is that of the store's clock, in milliseconds
+    assert await live.set_state("ended", 1, "ended")
+    found = await live.find_unended(wanted)
+    assert [stream.new.id for stream in found] == ["z", "a"]
+    assert await live.delete_stream("z")
+    assert [stream.new.id for stream in await live.find_unended(wanted)] == ["a"]
+    assert not await live.find_unended(MediaName("f", "none"))
+
+
 async def test_idle_streams_by_the_clock_of_the_store(adapters: StoreAdapters) -> None:
     live = adapters.live
     for stream_id in ("old", "older", "new"):

@@ -394,4 +394,4 @@ class HTTPConnection(asyncio.Protocol):
             self._active = None
         self._receiving = None
         self._queue.clear()
-        del self._header_timer, self._keep_alive_timer, self._turns
+        del self._header_timer, self._keep_alive_timer, self._turns, self._info

@@ -149,6 +149,12 @@ class LiveStreamReader(Protocol):
     async def find_upload(self, stream: LiveStream, names: Sequence[MediaName]) -> str | None:
         """Return the id of a stream's unfinished upload that `assign_name` has given one of these names, None for none."""
 
+    async def find_unended(self, name: MediaName) -> Sequence[LiveStream]:
+        """Return streams that have not ended, and whose file was to have this name, from the oldest one on; without their epochs.
+
+        At most MAX_LISTED_STREAMS.
+        """
+
     async def list_streams(
         self,
         states: Sequence[LiveState] = (),

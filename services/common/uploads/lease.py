@@ -23,7 +23,7 @@ class Lease:
         self._on_lost = on_lost
         self._lost_error: Conflict | None = None
         self.mark_renewed(requested_at)
-        self._renewal_task = asyncio.create_task(self._renew_loop())
+        self._renewal_task: asyncio.Task[None] | None = asyncio.create_task(self._renew_loop())
 
     def mark_renewed(self, requested_at: float) -> None:
         """Note that a call to the store made at `requested_at` has renewed the lease."""
@@ -43,6 +43,7 @@ class Lease:
     async def stop_renewing(self) -> None:
         """End the renewals."""
         await cancel_and_wait(self._renewal_task)
+        self._renewal_task = None  # its cancellation has a traceback, whose frames refer to this lease
 
     async def _renew_now(self) -> None:
         requested_at = time.monotonic()

@@ -1,8 +1,10 @@
 """services.stream.metadata_cache: how long an entry is valid, and what is never cached."""
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -278,3 +280,20 @@ async def test_pending_miss_is_not_shared_with_later_callers() -> None:
     with pytest.raises(NotFound):
         await early
     assert (await late).info is FILE
+
+
+async def test_a_lookup_leaves_nothing_for_the_garbage_collector() -> None:
+    """It runs after 50,000 objects, and names that have no file are looked up each time."""
+    cache = MetadataCache(CountingStore(), 10, lambda: True)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(NotFound):
+            await cache.get_or_fetch(MediaName("demo", "none"))
+        await cache.get_or_fetch(NAME)
+        await asyncio.sleep(0)
+        alive = weakref.ref(cache)
+        del cache
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -66,7 +66,7 @@ class _Settings:
 
     def __init__(self, url: ServerUrl, timeout: float, user_agent: str) -> None:
         self._origin = url.origin
-        # Loading the certificates takes 20 ms, and an http:// server shows none. This context trusts nobody, a proxy has its own.
+        # Loading the certificates takes 20 ms, and an http:// server shows none. This context has none, and a proxy has its own.
         self._verify = True if url.is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         self._user_agent = user_agent

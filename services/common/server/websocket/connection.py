@@ -18,7 +18,7 @@ from services.common.server.contract import ServerConfig, ServerState
 from services.common.server.scope import websocket_scope
 from services.common.server.timeouts import Timeout
 from services.common.server.websocket.cycle import LOGGER, WebSocketCycle, WebSocketState
-from services.common.server.websocket.handshake import Handshake, HandshakeContext, accept_handshake
+from services.common.server.websocket.handshake import Handshake, HandshakeContext, accept_handshake, release_parser
 from services.common.server.websocket.messages import MessageAssembler, MessageError
 from services.common.server.websocket.ping import KeepAlivePing
 from services.common.server.websocket.upgrade import UpgradeRequest, parse_upgrade_request
@@ -121,16 +121,18 @@ class WebSocketConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: no timer outlives the connection."""
+        """End: no timer outlives the connection, and nothing refers back to it any more."""
         del exc
-        self._stop_output()
+        self.stop_sending()
+        self._ping.release()
         self.on_ping = self.on_pong = None
         self._close_timer.stop()
-        answered = self.state not in {WebSocketState.NEW, WebSocketState.CONNECTING}
-        self._put_disconnect(1005 if answered else 1006)
+        self._put_disconnect(1006 if self.state in {WebSocketState.NEW, WebSocketState.CONNECTING} else 1005)
         self.state = WebSocketState.CLOSED
         self._connections.discard(self)
         self._writable.set()  # the transport is not going to say it
+        self._cycle = None
+        release_parser(self.protocol)
 
     def eof_received(self) -> None:
         """The client has ended its side, and so do we: the application hears of it now, what waits for the client has a moment."""
@@ -162,7 +164,6 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the handshake first, in one piece. Parse frames in slices: a flood of tiny ones is stopped after one slice."""
-        protocol = self.protocol
         if self.state is WebSocketState.NEW:
             self._on_handshake(parse_upgrade_request(data))
             return
@@ -172,10 +173,10 @@ class WebSocketConnection(asyncio.Protocol):
             if self.state is WebSocketState.CONNECTING:
                 self._abort_early_data()
                 return
-            protocol.receive_data(data[start : start + SLICE])
-            if protocol.parser_exc is None:
-                self._on_events(cast("list[Frame]", protocol.events_received()))
-            elif (close := protocol.close_sent) is not None:
+            self.protocol.receive_data(data[start : start + SLICE])
+            if self.protocol.parser_exc is None:
+                self._on_events(cast("list[Frame]", self.protocol.events_received()))
+            elif (close := self.protocol.close_sent) is not None:
                 self.fail(close.code, close.reason)  # the parser has written the close frame
             else:
                 self.transport.abort()
@@ -204,15 +205,14 @@ class WebSocketConnection(asyncio.Protocol):
     def _on_handshake(self, request: UpgradeRequest) -> None:
         """Start the application for a valid handshake; answer another one with a problem."""
         self._context = HandshakeContext(request, tcp.peer_address(self.transport))
-        request_id = self._context.request_id
         try:
             response = accept_handshake(self.protocol, request.headers)
         except GridcastError as error:
             self._refuse_with_problem(error)
             return
         self.state = WebSocketState.CONNECTING
-        self._cycle = cycle = WebSocketCycle(self, Handshake(response, request_id))
-        token = request_id_var.set(request_id)
+        self._cycle = cycle = WebSocketCycle(self, Handshake(response, self._context.request_id))
+        token = request_id_var.set(self._context.request_id)
         task = self.loop.create_task(cycle.run(self._app, self.build_scope(request)))
         request_id_var.reset(token)
         task.add_done_callback(self._tasks.discard)

@@ -8,7 +8,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from services.common.asgi import Message
-from services.common.errors import BadRequest, GridcastError, UpgradeRequired
+from services.common.errors import BadRequest, GridcastError, UpgradeRequired, drop_tracebacks
 from services.common.http.encoding import Field, encode_error_response
 from services.common.http.headers import Header, forwarded_client, incoming_request_id
 from services.common.server.date_header import date_header
@@ -34,6 +34,14 @@ def accept_handshake(protocol: ServerProtocol, headers: Iterable[Header]) -> Res
     if fields.get_all("Sec-WebSocket-Version") not in ([], [VERSION]):
         raise UpgradeRequired(VERSION)
     raise BadRequest(f"invalid WebSocket handshake: {protocol.handshake_exc}")
+
+
+def release_parser(protocol: ServerProtocol) -> None:
+    """Let go of a parser, which refers to itself, and of the frames that its errors went through: they refer to the connection."""
+    protocol.parser.close()
+    for error in (protocol.handshake_exc, protocol.parser_exc):
+        if error is not None:
+            drop_tracebacks(error)
 
 
 class HandshakeContext:

@@ -9,6 +9,14 @@ PONG_SHARE = 0.75
 """Of the time between pings: what a client has to answer. 20 + 15 s and the close timeout of 4 s make less than 40."""
 
 
+def _ignore_payload(_payload: bytes) -> None:
+    """Send nothing."""
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
+
+
 class KeepAlivePing:
     """Calls `send` with a payload every `interval` seconds, and `on_timeout` when no pong answers it."""
 
@@ -50,6 +58,11 @@ class KeepAlivePing:
             if timer is not None:
                 timer.cancel()
         self._ping_timer = self._pong_timer = self._payload = None
+
+    def release(self) -> None:
+        """Stop, and let go of the owner's functions: the connection has ended."""
+        self.stop()
+        self._send, self._on_timeout = _ignore_payload, _do_nothing
 
     def ping_now(self) -> None:
         """Send the next ping ahead of its time. Nothing while a pong is waited for."""

@@ -69,6 +69,17 @@ class FilesLiveStore:
             return None
         return format_upload_id(media_id, key.record_id, secret_of(stream.new.upload_id))
 
+    async def find_unended(self, name: MediaName) -> Sequence[LiveStream]:
+        """Find the rows by the uploads of the name: they are made under it."""
+        unended = ("waiting", "live", "interrupted")
+        of_name = (
+            select(uploads.c.file_id)
+            .join(media, media.c.id == uploads.c.media_id)
+            .where(media.c.folder == name.folder, media.c.filename == name.filename)
+        )
+        statement = select(*WITHOUT_PENDING).where(live.c.file_id.in_(of_name), live.c.state.in_(unended))
+        return await self._list(statement.order_by(live.c.created_at, live.c.id), MAX_LISTED_STREAMS)
+
     async def list_streams(
         self,
         states: Sequence[LiveState] = (),

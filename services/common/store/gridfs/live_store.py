@@ -126,6 +126,15 @@ class GridFSLiveStore:
         committed: Document | None = await self._media.find_one(query, documents.MEDIA_PROJECTION)
         return committed
 
+    async def find_unended(self, name: MediaName) -> Sequence[LiveStream]:
+        """Look through the documents of streams that have not ended: there are not many."""
+        unended = [state for state in STATES if state != "ended"]
+        query = {"state": {"$in": unended}, "folder": name.folder, "filename": name.filename}
+        async with map_mongo_errors():
+            cursor = self._live.find(query, STREAM_FIELDS).sort([("created_at", 1), ("_id", 1)])
+            found = await cursor.limit(MAX_LISTED_STREAMS).to_list(MAX_LISTED_STREAMS)
+        return [live_documents.decode_stream(document) for document in found]
+
     async def list_streams(
         self,
         states: Sequence[LiveState] = (),

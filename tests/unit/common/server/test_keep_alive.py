@@ -148,6 +148,35 @@ async def test_no_clock_keeps_a_connection_that_has_gone() -> None:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get_request("/at-once?a"),
+        get_request("/?a"),
+        get_request("/?a") * 3,
+        get_request("/?a", "POST", "content-length: 3\r\n") + b"abc",
+        get_request("/?a", "POST", "content-length: 3\r\n") + b"ab",
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET /",
+    ],
+)
+async def test_a_connection_leaves_nothing_for_the_garbage_collector(sent: bytes) -> None:
+    """It runs after 50,000 objects, and each connection has 30 of them, a parser and a head among them."""
+    async with ServerCase().run_server() as case:
+        gc.collect()
+        gc.disable()
+        try:
+            async with case.connect_client() as (reader, writer):
+                writer.write(sent)
+                writer.write_eof()
+                await reader.read()
+            async with asyncio.timeout(10):
+                while case.connections[0]() is not None:  # noqa: ASYNC110  # nothing tells it
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
 async def test_answers_stand_in_the_order_of_their_requests() -> None:
     """More in one read than are answered at once, with others between them, and while one of those takes its time."""
     paths = ["at-once", "task", "at-once", "at-once"]

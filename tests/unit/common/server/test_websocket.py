@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -18,7 +20,8 @@ from services.common.server.websocket.connection import WebSocketConnection
 from services.common.server.websocket.cycle import WebSocketClosed
 from services.common.server.websocket.messages import MessageAssembler, MessageError
 from services.socket.asgi_connection import payload
-from services.socket.connection import encode_text_frame
+from services.socket.connection import SocketConnection, encode_text_frame
+from tests.support.raw_sockets import WEBSOCKET_HANDSHAKE
 
 pytestmark = pytest.mark.anyio
 
@@ -81,9 +84,9 @@ class Case:
 
 
 @contextlib.asynccontextmanager
-async def serving(**members: Any) -> AsyncIterator[Case]:
+async def serving(kind: type[WebSocketConnection] = WebSocketConnection, **members: Any) -> AsyncIterator[Case]:
     case = Case()
-    made = type("Connection", (WebSocketConnection,), members)
+    made = type("Connection", (kind,), members)
     config = uvicorn.Config(case.app, http=HTTPConnection, ws=made, log_config=None, proxy_headers=False)
     config.load()
     state = cast("ServerState", case.state)
@@ -167,6 +170,55 @@ async def test_frames_that_fail_the_connection(frame: Frame, code: int) -> None:
         # A ping behind it is read in the same slice: nothing is written behind the close frame.
         client.transport.write(frame.serialize(mask=True) + Frame(Opcode.PING, b"").serialize(mask=True))
         assert (await closed(client))[0] == code
+
+
+CLOSE = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "frames"),
+    [
+        (b"13", CLOSE),
+        (b"13", Frame(Opcode.TEXT, b"close").serialize(mask=True)),
+        (b"13", Frame(Opcode.TEXT, b"a", fin=False).serialize(mask=True)),
+        (b"13", Frame(Opcode.TEXT, b"\xff").serialize(mask=True)),
+        (b"13", Frame(Opcode.CONT, b"x").serialize(mask=True)),
+        (b"12", b""),
+    ],
+)
+@pytest.mark.parametrize("kind", [WebSocketConnection, SocketConnection])
+async def test_a_connection_leaves_nothing_for_the_garbage_collector(
+    kind: type[WebSocketConnection], version: bytes, frames: bytes
+) -> None:
+    """It runs after 50,000 objects, and each connection has 60 of them, with what it has received."""
+    alive: list[weakref.ref[WebSocketConnection]] = []
+
+    def connection_made(self: WebSocketConnection, transport: asyncio.BaseTransport) -> None:
+        alive.append(weakref.ref(self))
+        kind.connection_made(self, transport)
+
+    head = WEBSOCKET_HANDSHAKE.replace(b"Version: 13", b"Version: " + version)
+    async with serving(kind, connection_made=connection_made) as case, asyncio.timeout(10):
+        gc.collect()
+        gc.disable()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", case.port)
+            writer.write(head)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(frames)
+            if version == b"13" and frames[:1] == b"\x01":
+                await asyncio.sleep(0)
+                writer.close()
+            else:
+                await reader.read()
+                writer.close()
+            while any(one() is not None for one in alive):
+                for kept in (case.app.scopes, case.app.told, case.app.failed):
+                    kept.clear()
+                await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+    assert len(alive) == 1
 
 
 async def test_as_many_frames_as_are_allowed() -> None:

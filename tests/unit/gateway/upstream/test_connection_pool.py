@@ -1,12 +1,16 @@
 """gateway.upstream.connection_pool: which connections are reused, with a small server."""
 
 import asyncio
+import gc
+import weakref
 from typing import Self, cast
 
 import pytest
 
 from gateway.upstream.connection_pool import KEEPALIVE_EXPIRY_SECONDS, ConnectionPool
+from gateway.upstream.upstream_connection import ServerDisconnected
 from gateway.upstream.upstream_pool import Address
+from services.common.errors import drop_tracebacks
 
 pytestmark = pytest.mark.anyio
 
@@ -68,3 +72,36 @@ async def test_connections_are_reused_and_closed_when_expired(monkeypatch: pytes
         await pool.aclose()
         assert not pool._connections
         assert not any(pool._idle.values())
+
+
+async def test_a_body_that_breaks_off_keeps_nothing_in_memory() -> None:
+    """Its error has a traceback, whose frames refer to the connection and the bytes that came last."""
+    error = ConnectionError("the client has gone")
+
+    class BrokenBody:
+        content_length: int | None = 5
+        expect_continue = False
+
+        async def read(self) -> bytes:
+            raise error
+
+    pool = ConnectionPool(1.0)
+    await pool.open()
+    async with CountingServer() as server:
+        address = Address("127.0.0.1", server.port)
+        head = b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n"
+        gc.collect()
+        gc.disable()
+        try:
+            body = BrokenBody()
+            alive = weakref.ref(body)
+            with pytest.raises(ServerDisconnected, match="request body aborted") as raised:
+                await pool.request("PUT", address, head, body)
+            drop_tracebacks(raised.value)
+            del body, raised
+            await asyncio.sleep(0)
+            assert alive() is None
+        finally:
+            gc.enable()
+    assert error.__traceback__ is None
+    await pool.aclose()

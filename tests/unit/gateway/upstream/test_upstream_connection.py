@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.upstream.read_buffer import MAX_READ_BYTES, ReadBuffer
-from gateway.upstream.response_parser import RemoteProtocolError
+from gateway.upstream.response_parser import RemoteProtocolError, ResponseParser
 from gateway.upstream.upstream_connection import ServerDisconnected, UpstreamConnection
 
 pytestmark = pytest.mark.anyio
@@ -265,6 +265,31 @@ async def test_a_failed_connection_leaves_nothing_for_the_garbage_collector(rece
         for _ in range(2):
             with pytest.raises((ServerDisconnected, RemoteProtocolError)):
                 await connection.receive_headers()
+        del connection
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+class _Parser(ResponseParser):
+    """With room for a weak reference."""
+
+
+async def test_an_upstream_that_closes_leaves_no_parser_for_the_garbage_collector() -> None:
+    """That of httptools refers back to ours. What was received before can still be read."""
+    connection = UpstreamConnection(asyncio.get_running_loop(), ReadBuffer(), lambda _: None, lambda _: None)
+    connection.connection_made(cast("asyncio.BaseTransport", FakeTransport()))
+    connection.response = _Parser()
+    alive = weakref.ref(connection.response)
+    gc.disable()
+    try:
+        connection.send_request("GET", b"", complete=True)
+        response = OK_RESPONSE.replace(b"Content-Length: 2", b"Connection: close")
+        connection.get_buffer(-1)[: len(response)] = response
+        connection.buffer_updated(len(response))
+        connection.eof_received()
+        await connection.receive_headers()
+        assert await connection.read() == b"ok"
         del connection
         assert alive() is None
     finally:
