@@ -51,7 +51,7 @@ def build_overlay(overlay: str) -> tuple[Object, ...]:
         pytest.skip("neither kubectl nor kustomize is installed")
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    return tuple(yaml.safe_load_all(result.stdout))
+    return tuple(yaml.load_all(result.stdout, yaml.CSafeLoader))
 
 
 def objects_of_kind(overlay: str, *kinds: str) -> list[Object]:
