@@ -5,7 +5,7 @@ Modules with fixtures (loaded here as plugins):
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
                    prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
-migrated_databases create_migrated_postgresql, create_migrated_sqlite (session): databases with tables
+migrated_databases migrated_postgresql, create_migrated_sqlite (session): databases with tables
 store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 opened_stores      stores: new stores of the kinds that a test names
