@@ -9,7 +9,7 @@ from services.common.errors import Conflict
 from services.common.media import MediaName
 from services.common.store.gridfs import live_documents
 from services.common.store.gridfs.live_garbage import LiveGarbage
-from tests.support.databases import ServerProcess
+from tests.support.databases import PreparedDatabases, ServerProcess
 from tests.support.live_streams import begin_stream, epoch, progress, segment
 from tests.support.store_adapters import GridFSAdapters, open_gridfs
 
@@ -17,9 +17,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def adapters(mongod: ServerProcess, database_name: str) -> AsyncIterator[GridFSAdapters]:
-    async with open_gridfs(mongod.url, database_name, "motor") as adapters:
-        yield adapters
+async def adapters(mongod: ServerProcess, prepared_databases: PreparedDatabases) -> AsyncIterator[GridFSAdapters]:
+    with prepared_databases.use() as database:
+        async with open_gridfs(mongod.url, database, "motor") as adapters:
+            yield adapters
 
 
 def write_parts(adapters: GridFSAdapters, token: int, *numbers: int, mark: int) -> None:
