@@ -2,6 +2,7 @@
 
 Modules with fixtures (loaded here as plugins):
 
+file_order         the order of the files of a run
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
                    prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
@@ -73,6 +74,7 @@ CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
+    "tests.support.file_order",
     "tests.support.processes",
     "tests.support.client_package",
     "tests.support.databases",
