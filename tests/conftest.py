@@ -58,8 +58,11 @@ webhook_receiver     receivers of webhooks that record, and answer as told
 websocket_load       many WebSocket clients in one process
 """
 
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +97,17 @@ pytest_plugins = [
     "tests.support.websocket_client",
     "tests.support.client_shells",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for no garbage among thousands of tests that stay, neither while they are collected nor afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
