@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for a server, not for a core. Files run in the order of their names, which has the slow ones first: ordered by number of
-# tests (xdist's default), two of three workers were idle in the last minutes.
+# Most tests wait for a server, not for a core. Files run in the order of tests/support/file_order, which has short ones last: ordered by
+# number of tests (xdist's default), two of three workers were idle in the last minutes.
 WORKERS ?= 4
 EXTRAS := upload stream socket live gateway
 

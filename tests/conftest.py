@@ -2,10 +2,11 @@
 
 Modules with fixtures (loaded here as plugins):
 
+file_order         the order of the files of a run
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
                    prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
-migrated_databases create_migrated_postgresql, create_migrated_sqlite (session): databases with tables
+migrated_databases migrated_postgresql, create_migrated_sqlite (session): databases with tables
 store_adapters     adapters: every store, one after another, for the contract tests
 processes          start_service; shows the log of every running service with a failed test
 opened_stores      stores: new stores of the kinds that a test names
@@ -57,8 +58,11 @@ webhook_receiver     receivers of webhooks that record, and answer as told
 websocket_load       many WebSocket clients in one process
 """
 
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +77,7 @@ CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
 
 pytest_plugins = [
+    "tests.support.file_order",
     "tests.support.processes",
     "tests.support.client_package",
     "tests.support.databases",
@@ -92,6 +97,17 @@ pytest_plugins = [
     "tests.support.websocket_client",
     "tests.support.client_shells",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for no garbage among thousands of tests that stay, neither while they are collected nor afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

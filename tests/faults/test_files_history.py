@@ -6,9 +6,7 @@ The seed is printed; FAULT_SEED repeats a run's requests and its faults (their m
 
 import contextlib
 import random
-import time
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.support.databases import ServerProcess
 from tests.support.fault_history import (
     SHORT_TTLS,
     FaultScenario,
+    ShortHistory,
     choose_seed,
     random_faults,
     run_history,
@@ -54,11 +53,9 @@ def test_a_short_history_with_every_fault(redis_server: ServerProcess, tmp_path:
     seed = choose_seed()
     print(f"seed {seed}")
     with run_scenario(tmp_path, redis_server, seed) as (scene, inspector, env):
-        deadline = time.monotonic() + 25
-        # Each fault once in an order given by the seed, then random ones.
-        faults = chain(random.Random(seed).sample(FAULTS, len(FAULTS)), random_faults(scene, FAULTS))
+        short = ShortHistory(scene, FAULTS, seed)
         opened = contextlib.nullcontext(inspector)
-        run_history(scene, opened, env, tmp_path, seed, lambda _: time.monotonic() > deadline, faults)
+        run_history(scene, opened, env, tmp_path, seed, short.is_done, short.choose_faults())
 
 
 @pytest.mark.long

@@ -77,9 +77,12 @@ class Reader:
     async def run(self) -> None:
         """Read until cancelled."""
         while True:
-            with contextlib.suppress(ServiceUnavailable):
+            pause = 0.0
+            try:
                 await self.read_once()
-            await asyncio.sleep(0)
+            except ServiceUnavailable:
+                pause = 0.05  # else it would take a core from the server that starts
+            await asyncio.sleep(pause)
 
     async def read_once(self) -> None:
         """Read the list, then the bytes of its last segments."""

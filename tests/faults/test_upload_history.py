@@ -6,9 +6,7 @@ The seed is printed; FAULT_SEED repeats a run's requests and its faults (their m
 
 import contextlib
 import random
-import time
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from tests.support.databases import ServerProcess
 from tests.support.fault_history import (
     SHORT_TTLS,
     FaultScenario,
+    ShortHistory,
     choose_seed,
     random_faults,
     run_history,
@@ -60,18 +59,9 @@ def test_a_short_history_with_every_fault(
     seed = choose_seed()
     print(f"seed {seed}")
     with run_scenario(dedicated_mongod, redis_server, tmp_path, seed) as (scene, env):
-        deadline = time.monotonic() + 25
-        # Each fault once in an order given by the seed, then random ones.
-        faults = chain(random.Random(seed).sample(ALL_FAULTS, len(ALL_FAULTS)), random_faults(scene, ALL_FAULTS))
-        run_history(
-            scene,
-            open_inspector(dedicated_mongod.url, DATABASE),
-            env,
-            tmp_path,
-            seed,
-            lambda _: time.monotonic() > deadline,
-            faults,
-        )
+        short = ShortHistory(scene, ALL_FAULTS, seed)
+        opened = open_inspector(dedicated_mongod.url, DATABASE)
+        run_history(scene, opened, env, tmp_path, seed, short.is_done, short.choose_faults())
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from services.common.store.gridfs import live_documents
 from services.common.store.gridfs.live_garbage import LiveGarbage
 from services.common.store.gridfs.live_messages import RECOUNT_AFTER_SECONDS, GridFSLiveMessages
 from services.common.store.live_messages import MAX_MESSAGE_DATA_IN_ALL, MessagePlace, NewMessage, TooManyMessages
-from tests.support.databases import ServerProcess
+from tests.support.databases import PreparedDatabases, ServerProcess
 from tests.support.live_streams import begin_stream, epoch, progress, segment
 from tests.support.store_adapters import GridFSAdapters, open_gridfs
 
@@ -20,9 +20,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def adapters(mongod: ServerProcess, database_name: str) -> AsyncIterator[GridFSAdapters]:
-    async with open_gridfs(mongod.url, database_name, "motor") as adapters:
-        yield adapters
+async def adapters(mongod: ServerProcess, prepared_databases: PreparedDatabases) -> AsyncIterator[GridFSAdapters]:
+    with prepared_databases.use() as database:
+        async with open_gridfs(mongod.url, database, "motor") as adapters:
+            yield adapters
 
 
 def write_parts(adapters: GridFSAdapters, token: int, *numbers: int, mark: int) -> None:

@@ -28,7 +28,7 @@ from services.common.store.upload_store import (
     Preconditions,
     UploadHandle,
 )
-from tests.support.databases import ServerProcess
+from tests.support.databases import PreparedDatabases, ServerProcess
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import (
     NAME,
@@ -45,10 +45,11 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["motor", "pymongo"])
 async def adapters(
-    request: pytest.FixtureRequest, mongod: ServerProcess, database_name: str
+    request: pytest.FixtureRequest, mongod: ServerProcess, prepared_databases: PreparedDatabases
 ) -> AsyncIterator[GridFSAdapters]:
-    async with open_gridfs(mongod.url, database_name, request.param) as gridfs:
-        yield gridfs
+    with prepared_databases.use() as database:
+        async with open_gridfs(mongod.url, database, request.param) as gridfs:
+            yield gridfs
 
 
 async def read_outbox(adapters: GridFSAdapters) -> list[OutboxEvent]:

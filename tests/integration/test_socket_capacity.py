@@ -33,7 +33,7 @@ class TimedSwarm(WebSocketSwarm):
         self.sent_at = 0.0
         self.latencies: list[float] = []
 
-    def hear(self) -> None:
+    def on_message(self) -> None:
         self.latencies.append(time.perf_counter() - self.sent_at)
         super().on_message()
 

@@ -39,7 +39,8 @@ TEST_STORE = os.environ.get("TEST_STORE", "gridfs")
 """The store of the services under test: gridfs or files."""
 MONGODB_ONLY = frozenset(
     {
-        *("test_backup", "test_gridfs_store", "test_index_build", "test_legacy_data", "test_mongodb_setup"),
+        *("test_backup", "test_gridfs_live", "test_gridfs_store", "test_index_build", "test_legacy_data"),
+        "test_mongodb_setup",
         *("test_upload_replica_set", "test_primary_failover", "test_network_faults", "test_wrong_credentials"),
         *("test_upload_disk_full", "test_recovery", "test_upload_history_checker"),
     }

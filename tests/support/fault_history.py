@@ -28,6 +28,8 @@ from tests.support.waiting import eventually
 
 LEASE_SECONDS = 3.0
 CLIENT_COUNT = 6
+SHORT_UPLOADS = 200
+"""Acknowledged by the end of a short history."""
 SAMPLED_FILES = 50
 """Files that are read through a stream service at the end."""
 SHORT_TTLS = {
@@ -243,6 +245,25 @@ def run_history(
         assert wrong == [], f"{said}: {wrong[:5]}"
         assert reader.reads > 0
     return said
+
+
+class ShortHistory:
+    """Each fault once in an order given by the seed, then random ones, until SHORT_UPLOADS are acknowledged."""
+
+    def __init__(self, scenario: FaultScenario, faults: list[str], seed: int) -> None:
+        self._order = random.Random(seed).sample(faults, len(faults))
+        self._scenario = scenario
+        self._faults = faults
+
+    def choose_faults(self) -> Iterator[str]:
+        """Iterate over the faults without an end."""
+        while self._order:
+            yield self._order.pop()
+        yield from random_faults(self._scenario, self._faults)
+
+    def is_done(self, history: History) -> bool:
+        """Whether there were enough of both."""
+        return not self._order and history.count("ok") >= SHORT_UPLOADS
 
 
 def choose_seed() -> int:

@@ -34,7 +34,7 @@ class LiveWriter:
         self.target = target
         self._store = store
         self._upload: UploadHandle | None = None
-        self._tail = b""
+        self._tail = bytearray()  # bytes would be copied with every segment
         self._seconds = 0.0
         self._pending: tuple[list[Epoch], list[Segment]] = ([], [])
 
@@ -71,22 +71,23 @@ class LiveWriter:
 
     async def send(self, data: bytes, now: float | None = None, *, wake: bool = True) -> None:
         """Take bytes of a sender, and publish the segments that they complete."""
-        for unit in self.reader.feed(data):
-            cut = (
-                self.cutter.add(unit, time.time() if now is None else now)
-                if isinstance(unit, Fragment)
-                else self.cutter.set_init(unit)
-            )
-            self._keep(cut)
+        self._take(data, time.time() if now is None else now)
         await self._advance(wake=wake)
+
+    def _take(self, data: bytes, now: float) -> None:
+        for unit in self.reader.feed(data):
+            cut = self.cutter.add(unit, now) if isinstance(unit, Fragment) else self.cutter.set_init(unit)
+            self._keep(cut)
 
     async def add_segments(self, count: int, *, fill: int = 100, wake: bool = True) -> None:
         """Add segments of one target duration each: what a player would refuse, but any reader of lists takes."""
-        data = b"" if self.reader.init is not None else init()
+        now = time.time()
+        if self.reader.init is None:
+            self._take(init(), now)
         for _ in range(count):
-            data += fragment(self._seconds, self.target, fill=fill)
+            self._take(fragment(self._seconds, self.target, fill=fill), now)
             self._seconds += self.target
-        await self.send(data, wake=wake)
+        await self._advance(wake=wake)
 
     async def begin_source(self) -> None:
         """What is sent next is of another sender."""
@@ -113,7 +114,7 @@ class LiveWriter:
         last, length = self.segments[-1], self.cutter.position
         header = render_header(read_init(self.epochs[0].init), self.segments, BLOCK_SIZE)
         if self._tail:
-            await self._store.uploads.write_blocks(self.upload, length // BLOCK_SIZE, [self._tail])
+            await self._store.uploads.write_blocks(self.upload, length // BLOCK_SIZE, [bytes(self._tail)])
         await self._store.growing.place_header(self.upload, header)
         stored = StoredFile(length, "video/mp4", None, file_etag(self.upload, length))
         info = (await self._store.uploads.commit(self.upload, stored)).info
@@ -140,10 +141,10 @@ class LiveWriter:
         first = (end - len(self._tail)) // BLOCK_SIZE
         whole = len(self._tail) // BLOCK_SIZE
         if whole:
-            blocks = [self._tail[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE] for number in range(whole)]
+            blocks = [bytes(self._tail[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]) for number in range(whole)]
             await self._store.uploads.write_blocks(self.upload, first, blocks)
-            self._tail = self._tail[whole * BLOCK_SIZE :]
-        await self._store.uploads.set_offset(self.upload, end, self._tail, None, keep_lease=True)
+            del self._tail[: whole * BLOCK_SIZE]
+        await self._store.uploads.set_offset(self.upload, end, bytes(self._tail), None, keep_lease=True)
         epochs, segments = self._pending
         self._pending = ([], [])
         last = self.segments[-1].number if self.segments else -1

@@ -1,6 +1,6 @@
 """Databases of the files store whose tables exist, as copies of one that was migrated once: a migration takes longer than a test.
 
-Fixtures: functions that create one, `create_migrated_postgresql` by its name, `create_migrated_sqlite` in a new folder.
+Fixtures: `migrated_postgresql` has them in PostgreSQL, `create_migrated_sqlite` creates one in a new folder.
 Tests of migrations and of the services begin with empty databases.
 """
 
@@ -8,7 +8,8 @@ import contextlib
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from services.common.store.files.database import SQLITE_FILENAME, open_database
 from tests.support.databases import run_in_thread
 from tests.support.postgresql import PostgreSQLServer
 
-CreatePostgreSQL = Callable[[str], None]
 CreateSQLite = Callable[[Path], None]
 
 
@@ -36,19 +36,77 @@ def set_new_id() -> str:
     return f"UPDATE store SET store_id = '{secrets.token_hex(12)}'"
 
 
+SCHEMA_QUERY = """SELECT string_agg(line, chr(10) ORDER BY line) AS schema FROM (
+  SELECT concat_ws(' ', c.oid::regclass, c.relkind, attname, atttypid::regtype, atttypmod, attnotnull, pg_get_expr(adbin, adrelid))
+    AS line
+  FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid
+  LEFT JOIN pg_attrdef ON adrelid = c.oid AND adnum = attnum
+  WHERE relnamespace = 'public'::regnamespace AND relkind <> 'i' AND NOT attisdropped
+  UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+  UNION ALL SELECT concat(conrelid::regclass, ' ', pg_get_constraintdef(oid)) FROM pg_constraint
+  WHERE connamespace = 'public'::regnamespace
+  UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+  UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+  UNION ALL SELECT array_to_string(setconfig, ' ') FROM pg_db_role_setting
+  UNION ALL SELECT version_num FROM alembic_version
+) AS lines"""
+"""Everything that a test could have changed, besides rows."""
+DISCONNECT_OTHERS = """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+"""A connection that a test has left may hold a lock."""
+
+
+class MigratedPostgreSQL:
+    """Databases with tables and without rows. Each is emptied after its test and used again, unless the test has changed a table.
+
+    To create and drop one, with its 300 files, takes PostgreSQL longer than most tests.
+    """
+
+    def __init__(self, server: PostgreSQLServer) -> None:
+        self._server = server
+        self._free: list[str] = []
+        server.create_database("migrated")
+        with tempfile.TemporaryDirectory() as folder:
+            run_in_thread(migrate(server.url("migrated"), Path(folder)))
+        (row,) = server.execute(SCHEMA_QUERY, "migrated")
+        self._schema = row["schema"]
+        rows = server.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", "migrated")
+        tables = {str(row["tablename"]) for row in rows} - {"alembic_version", "store"}
+        (row,) = server.execute("SELECT * FROM store", "migrated")
+        first = ", ".join(f"{name} = {value!r}" for name, value in row.items() if name != "store_id")
+        self._empty = f"TRUNCATE {', '.join(sorted(tables))} RESTART IDENTITY; UPDATE store SET {first}"
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[str]:
+        """The name of one, with an id that no other one has had."""
+        if self._free:
+            name = self._free.pop()
+        else:
+            name = f"test_{secrets.token_hex(6)}"
+            self._server.create_database(name, "migrated")
+            self._server.execute(set_new_id(), name)
+        try:
+            yield name
+        finally:
+            if run_in_thread(self._empty_again(name)):
+                self._free.append(name)
+            else:
+                self._server.drop_database(name)
+
+    async def _empty_again(self, name: str) -> bool:
+        """Delete all rows; False where the schema is not what it was."""
+        async with self._server.connect(name) as connection:
+            await connection.execute(DISCONNECT_OTHERS)
+            if await connection.fetchval(SCHEMA_QUERY) != self._schema:
+                return False
+            await connection.execute(f"{self._empty}; {set_new_id()}")
+        return True
+
+
 @pytest.fixture(scope="session")
-def create_migrated_postgresql(
-    postgresql: PostgreSQLServer, tmp_path_factory: pytest.TempPathFactory
-) -> CreatePostgreSQL:
-    """A function that creates a database with the tables on the session's PostgreSQL."""
-    postgresql.create_database("migrated")
-    run_in_thread(migrate(postgresql.url("migrated"), tmp_path_factory.mktemp("migrated")))
-
-    def create(name: str) -> None:
-        postgresql.create_database(name, "migrated")
-        postgresql.execute(set_new_id(), name)
-
-    return create
+def migrated_postgresql(postgresql: PostgreSQLServer) -> MigratedPostgreSQL:
+    """Those of the session's PostgreSQL."""
+    return MigratedPostgreSQL(postgresql)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,7 +30,6 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Stor
 
     Not asynchronous, because the servers are started without an event loop.
     """
-    postgresql: list[tuple[Any, str]] = []
 
     def make(kind: str) -> StoreSettings:
         name = f"test_{uuid.uuid4().hex[:12]}"
@@ -42,16 +40,12 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Stor
             return StoreSettings(mongodb_uri=url, mongodb_database=name, mongodb_driver=variant)
         database_url = ""
         if variant == "postgresql":
-            server = request.getfixturevalue("postgresql")
-            request.getfixturevalue("create_migrated_postgresql")(name)
-            postgresql.append((server, name))
-            database_url = server.url(name)
+            database = used.enter_context(request.getfixturevalue("migrated_postgresql").use())
+            database_url = request.getfixturevalue("postgresql").url(database)
         return StoreSettings(store="files", files_dir=str(tmp_path / name), database_url=database_url)
 
     with contextlib.ExitStack() as used:
         yield [make(kind) for kind in request.param]
-    for server, name in postgresql:
-        server.drop_database(name)
 
 
 @asynccontextmanager

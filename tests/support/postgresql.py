@@ -3,13 +3,16 @@
 The server refuses to run as root, so it runs as the user `nobody` then.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -88,17 +91,45 @@ class PostgreSQLServer:
         self._process.send_signal(2)  # SIGINT: fast shutdown
         self._process.wait(30)
 
+    @asynccontextmanager
+    async def connect(self, database: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """A connection to a database."""
+        connection = await asyncpg.connect(host=HOST, port=self.port, user=USER, database=database, timeout=5)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
     def execute(self, sql: str, database: str) -> list[dict[str, object]]:
         """Run one statement in a connection of its own."""
 
         async def run() -> list[dict[str, object]]:
-            connection = await asyncpg.connect(host=HOST, port=self.port, user=USER, database=database, timeout=5)
-            try:
+            async with self.connect(database) as connection:
                 return [dict(row) for row in await connection.fetch(sql)]
-            finally:
-                await connection.close()
 
         return run_in_thread(run())
+
+    @contextlib.contextmanager
+    def open_session(self, database: str) -> Iterator[Callable[[str], list[dict[str, object]]]]:
+        """A function as `execute` that keeps its connection: a new one costs more than most statements."""
+        connections: list[asyncpg.Connection[asyncpg.Record]] = []
+
+        async def run(sql: str) -> list[dict[str, object]]:
+            if not connections:
+                connections.append(await asyncpg.connect(host=HOST, port=self.port, user=USER, database=database))
+            return [dict(row) for row in await connections[0].fetch(sql)]
+
+        async def close() -> None:
+            for connection in connections:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as thread:  # a test may run an event loop in its own
+            runner = asyncio.Runner()
+            try:
+                yield lambda sql: thread.submit(lambda: runner.run(run(sql))).result()
+            finally:
+                thread.submit(lambda: runner.run(close())).result()
+                thread.submit(runner.close).result()
 
     def create_database(self, name: str, template: str = "template1") -> None:
         """Create a database as a copy of another one; its files are copied, which takes half the time of PostgreSQL's default."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -230,9 +229,8 @@ async def adapters(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         async with open_files(tmp_path / "files") as files:
             yield files
     else:
-        server, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex[:12]}"
-        request.getfixturevalue("create_migrated_postgresql")(name)
-        inspector = FilesInspector(tmp_path / "files", lambda sql: server.execute(sql, name))
-        async with open_files(tmp_path / "files", inspector, server.url(name)) as files:
-            yield files
-        server.drop_database(name)
+        server, databases = (request.getfixturevalue(name) for name in ("postgresql", "migrated_postgresql"))
+        with databases.use() as database, server.open_session(database) as query:
+            inspector = FilesInspector(tmp_path / "files", query)
+            async with open_files(tmp_path / "files", inspector, server.url(database)) as files:
+                yield files

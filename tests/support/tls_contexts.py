@@ -16,16 +16,16 @@ def share_tls_context() -> None:
     create = httpx.create_ssl_context
 
     @cache
-    def create_shared(*_sources: str | None) -> ssl.SSLContext:
-        return create()
+    def create_shared(trust_env: bool, *_sources: str | None) -> ssl.SSLContext:
+        return create(trust_env=trust_env)
 
     def create_or_share(
         verify: ssl.SSLContext | str | bool = True,
         cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
         trust_env: bool = True,
     ) -> ssl.SSLContext:
-        if verify is True and cert is None and trust_env:
-            return create_shared(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if verify is True and cert is None:
+            return create_shared(trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
         return create(verify, cert, trust_env)
 
     # Fails where httpx has moved it.

@@ -43,7 +43,9 @@ class Call:
     @property
     def path(self) -> str:
         """The path of the first descriptor among the arguments."""
-        return self.descriptors[0]
+        found = _DESCRIPTOR.search(self.arguments)  # the arguments may have megabytes of data behind it
+        assert found is not None
+        return _path_of(found)
 
     @property
     def result_path(self) -> str:
@@ -54,8 +56,7 @@ class Call:
     @property
     def descriptors(self) -> list[str]:
         """The paths of all descriptors among the arguments, an empty text for a file that is deleted."""
-        found = _DESCRIPTOR.finditer(self.arguments)
-        return ["" if one[3] else _decode(one[2]).decode(errors="replace") for one in found]
+        return [_path_of(one) for one in _DESCRIPTOR.finditer(self.arguments)]
 
     @property
     def number_of_descriptor(self) -> int:
@@ -73,7 +74,7 @@ class Call:
     @property
     def numbers(self) -> list[int]:
         """The arguments that are plain numbers, in their order."""
-        plain = _STRING.sub("", _DESCRIPTOR.sub("", re.sub(r"\[.*\]", "", self.arguments)))
+        plain = re.sub(r"\[.*\]", "", _DESCRIPTOR.sub("", _STRING.sub("", self.arguments)))
         return [int(one) for one in re.findall(r"(?:^|, )(-?\d+)(?=,|$)", plain)]
 
     @property
@@ -138,6 +139,10 @@ def _parse(text: str) -> Call | None:
     head, result = ended[1], ended[2]
     name, opened, arguments = head.partition("(")
     return Call(name, arguments, result) if opened else None
+
+
+def _path_of(found: re.Match[str]) -> str:
+    return "" if found[3] else _decode(found[2]).decode(errors="replace")
 
 
 def _decode(text: str) -> bytes:

@@ -35,7 +35,7 @@ Compose = dict[str, Any]
 
 
 def read_yaml(path: Path) -> Compose:
-    document: Compose = yaml.safe_load(path.read_text("utf-8"))
+    document: Compose = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)
     return document
 
 

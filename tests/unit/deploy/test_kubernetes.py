@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,16 @@ def build_overlay(overlay: str) -> tuple[Object, ...]:
         pytest.skip("neither kubectl nor kustomize is installed")
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    return tuple(yaml.safe_load_all(result.stdout))
+    return tuple(yaml.load_all(result.stdout, yaml.CSafeLoader))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _read_schemas_once() -> Iterator[None]:
+    """The judge would parse all definitions of a version for every object."""
+    read_once = functools.cache(kubernetes_validate.utils.schema_contents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", read_once)
+        yield
 
 
 def objects_of_kind(overlay: str, *kinds: str) -> list[Object]:

@@ -31,6 +31,8 @@ PURGE_BATCH_FILES = 64
 """Files deleted before their tombstones are removed by one transaction."""
 REFERENCE_BATCH = 200
 """Ids compared by one query: databases limit the parameters of a statement."""
+LISTED_FOLDERS = 64
+"""Empty folders that one call to a thread may list: to call it takes longer than to list one."""
 
 uploads, finished_uploads, tombstones, outbox, media = (
     schema.uploads,
@@ -174,8 +176,7 @@ class FilesGarbageCollector:
         limit = clock.wall / 1000 - MIN_ORPHAN_AGE.total_seconds()
         deleted = examined = 0
         for _ in range(FOLDERS):
-            found = await self._files.threads.run(self._files.folder.list_folder, self._next_folder)
-            self._next_folder = (self._next_folder + 1) % FOLDERS
+            found, self._next_folder = await self._files.threads.run(self._list_next_files, self._next_folder)
             old = [file_id for file_id, changed_at in found if max(changed_at, creation_time(file_id)) < limit]
             for start in range(0, len(old), REFERENCE_BATCH):
                 deleted += await self._delete_unreferenced(old[start : start + REFERENCE_BATCH])
@@ -184,6 +185,15 @@ class FilesGarbageCollector:
                 break
             await asyncio.sleep(0)
         return deleted
+
+    def _list_next_files(self, index: int) -> tuple[list[tuple[str, float]], int]:
+        """The files of the first folder that has some, from this one on, and the next folder to look at."""
+        for _ in range(LISTED_FOLDERS):
+            found = self._files.folder.list_folder(index)
+            index = (index + 1) % FOLDERS
+            if found or not index:
+                return found, index
+        return [], index
 
     async def _delete_unreferenced(self, file_ids: list[str]) -> int:
         columns = (media.c.file_id, uploads.c.file_id, tombstones.c.file_id)
