@@ -185,6 +185,7 @@ CLOSE = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
         (b"13", Frame(Opcode.CONT, b"x").serialize(mask=True)),
         (b"12", b""),
     ],
+    ids=["closed", "text", "fragment", "no UTF-8", "continuation of nothing", "old version"],  # masks are random
 )
 @pytest.mark.parametrize("kind", [WebSocketConnection, SocketConnection])
 async def test_a_connection_leaves_nothing_for_the_garbage_collector(
