@@ -318,12 +318,19 @@ export class HlsSource {
     this.#wake();
     const video = this.#video;
     if (!this.#placed || this.#target !== null || this.#buffered(video.currentTime + 0.05)) return;
+    // Someone who paused for longer than a sliding window goes on at its start: what came next has left the list.
+    const start = this.list.start + this.#drift;
+    const left = !video.paused && video.currentTime < start - DRIFT;
     for (let index = 0; index < video.buffered.length; index++) {
       const begin = video.buffered.start(index);
-      if (begin > video.currentTime && begin - video.currentTime < GAP) {
+      if (begin > video.currentTime && (left || begin - video.currentTime < GAP)) {
         video.currentTime = begin + 0.01;
         return;
       }
+    }
+    if (left) {
+      video.currentTime = start + 0.01;
+      return;
     }
     if (this.#buffered(video.currentTime - 2 * CHECK / 1000)) return; // waits for what comes next
     // The browser has dropped something by itself: load it again.

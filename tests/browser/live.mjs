@@ -151,6 +151,41 @@ const scenarios = {
     return { live, start: start_, stateAtStart: stateAtStart.state, behind, lost, edge, ended, lists, duration, seeks, errors: [...page.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error)), ...watching.errors] };
   },
 
+  /** A viewer without a network, for longer than a sliding window: it goes on at the window's start, with the right frame. */
+  async window() {
+    const { page, id } = await start("window.mp4");
+    const slides = () => {
+      const real = window.fetch;
+      window.fetch = (address, options) => real(typeof address === "string" ? address.replace(/index\.m3u8$/, "index.m3u8?window=8") : address, options);
+    };
+    const watching = await open(`#/live/${id}`, { init: [withoutNative, slides] });
+    await plays(watching);
+    const before = await readBars(watching, watchVideo);
+    await watching.evaluate((name) => document.querySelector(name).pause(), watchVideo);
+    const windowOf = async () => {
+      const text = await (await fetch(`${url}/live/${id}/media.m3u8?window=8`)).text();
+      const first = Number(/MEDIA-SEQUENCE:(\d+)/.exec(text)[1]);
+      return { first, last: first + text.match(/#EXTINF/g).length - 1 };
+    };
+    await watching.context().setOffline(true);
+    const { last } = await windowOf();
+    let now = await windowOf();
+    for (const until = Date.now() + 60 * SECOND; now.first <= last + 1 && Date.now() < until; now = await windowOf()) await watching.waitForTimeout(200);
+    await watching.context().setOffline(false);
+    await watching.evaluate((name) => document.querySelector(name).play(), watchVideo);
+    await watching.waitForFunction(
+      ([name, time]) => {
+        const video = document.querySelector(name);
+        return video.currentTime > time && video.readyState >= 3 && !video.seeking;
+      },
+      [watchVideo, before.time + 2 * (now.first - last)],
+      { timeout: 30 * SECOND },
+    );
+    const after = await readBars(watching, watchVideo);
+    await end(page);
+    return { before, after, left: now.first - last, errors: [...page.errors, ...watching.errors.filter((error) => !/ERR_INTERNET_DISCONNECTED|WebSocket/.test(error))] };
+  },
+
   /** Said on the page, shown over the picture, and shown again by who has gone back, at the time that it belongs to. */
   async messages() {
     const { page, id } = await start("messages.mp4");

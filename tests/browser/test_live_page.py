@@ -103,6 +103,18 @@ def test_stream_is_watched_rewound_ended_and_sought_in(
     assert len(check_playlist(last_list).entries) > len(check_playlist(live_list).entries)
 
 
+def test_viewer_who_was_away_for_longer_than_the_window_goes_on_at_its_start(browser: Browser) -> None:
+    """Row 32: nothing is played twice, and the frame is the right one."""
+    seen = browser.seen("window")
+    assert seen["left"] >= 2, "its next segment had left the list"
+    before, after = seen["before"], seen["after"]
+    assert after["counted"] - before["counted"] > 4
+    assert after["counted"] - after["time"] == pytest.approx(before["counted"] - before["time"], abs=FRAME_TOLERANCE), (
+        seen
+    )
+    assert seen["errors"] == []
+
+
 def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
     seen = browser.seen("messages")
     assert (seen["early"], seen["left"]) == (201, "")

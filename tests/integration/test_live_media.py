@@ -161,7 +161,7 @@ def test_a_jump_is_a_discontinuity_in_the_list(live: ServiceProcess, library: Se
 
 
 def test_long_fragments_have_their_true_length_in_the_list(live: ServiceProcess, library: ServiceProcess) -> None:
-    """And no key frame is promised at the start of each segment."""
+    """Row 9. And no key frame is promised at the start of each segment."""
     client = make_stream(live)
     sent = init() + fragment(0, 5) + fragment(5, 5)
     assert client.patch(0, sent, len(sent)).status_code == 204

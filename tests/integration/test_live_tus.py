@@ -28,6 +28,7 @@ def sample(live_sample: Path) -> bytes:
 def test_a_stream_is_received_by_two_replicas_and_becomes_a_file_that_seeks(
     live: ServiceProcess, second: ServiceProcess, library: ServiceProcess, sample: bytes, tmp_path: Path
 ) -> None:
+    """Row 2: cut anywhere, also in the middle of a box."""
     client = make_stream(live, title="A talk")
     assert client.made["state"] == "waiting"
     assert client.made["limits"]["bytes"] == 16 * 1024**3

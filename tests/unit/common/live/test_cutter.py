@@ -155,6 +155,7 @@ def test_a_fragment_that_is_sent_again_is_dropped() -> None:
 
 
 def test_what_comes_before_the_first_key_frame_is_dropped_but_not_for_ever() -> None:
+    """Row 10, and 11."""
     stream = Stream().feed(fragment(0, 1, key=False), fragment(1, 1))
     assert (stream.cutter.dropped, stream.epochs[0].base_time) == (1, 90_000)
     with pytest.raises(UnsupportedMedia, match="no key frame"):
@@ -162,6 +163,7 @@ def test_what_comes_before_the_first_key_frame_is_dropped_but_not_for_ever() -> 
 
 
 def test_durations_that_are_not_stated_are_the_next_fragments_start() -> None:
+    """Row 17."""
     stream = Stream().feed(*(fragment(at, 1, durations=False) for at in (0, 1, 2, 3)))
     assert seconds(stream.end()) == [2, 2]
 
@@ -186,6 +188,7 @@ def test_a_fragment_of_audio_alone_goes_with_the_open_segment() -> None:
 
 
 def test_a_stream_of_audio_is_cut_by_time() -> None:
+    """Row 16."""
     stream = Stream(2, init(video=False)).feed(*(fragment(at, 1, tracks=(AUDIO,)) for at in range(4)))
     assert seconds(stream.end()) == [2, 2]
 
@@ -281,13 +284,14 @@ def test_the_date_of_an_epoch_is_when_its_media_arrived() -> None:
 
 
 def test_the_last_duration_that_is_not_stated_is_the_one_before() -> None:
+    """Row 17."""
     stream = Stream().feed(*(fragment(at, 1, durations=False) for at in (0, 1, 2, 2.5)))
     assert seconds(stream.end()) == [2, 1]
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
 def test_a_clock_that_is_set_changes_no_date_within_an_epoch(step: float) -> None:
-    """Dates follow the media, from the start of the epoch on."""
+    """Row 7. Dates follow the media, from the start of the epoch on."""
     stream = Stream().feed(fragment(0, 2), fragment(2, 2))
     stream.now += step
     dates = [segment.date for segment in stream.feed(fragment(4, 2), fragment(6, 2)).end()]
@@ -295,7 +299,7 @@ def test_a_clock_that_is_set_changes_no_date_within_an_epoch(step: float) -> Non
 
 
 def test_a_clock_that_is_set_back_makes_no_date_of_another_epoch_go_back() -> None:
-    """`end` asserts that the dates are in order."""
+    """Row 7. `end` asserts that the dates are in order."""
     stream = Stream().feed(fragment(0, 2), fragment(2, 2))
     stream.now -= 3600
     stream.reconnect().feed(fragment(0, 2), fragment(2, 2))
