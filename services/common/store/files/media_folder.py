@@ -289,8 +289,8 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: bool = False) -> None:
-    """Write all pieces from `offset` on, and begin to bring them to the disk; with `sync` the whole file is durable then."""
+def write_at(descriptor: int, offset: int, pieces: Sequence[bytes]) -> None:
+    """Write all pieces from `offset` on, and begin to bring them to the disk."""
     with map_write_errors():
         views = [memoryview(piece) for piece in pieces if piece]
         position = offset
@@ -302,10 +302,10 @@ def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: boo
                 del views[0]
             if count:
                 views[0] = views[0][count:]
-        if hasattr(os, "posix_fadvise") and not sync:
+        if hasattr(os, "posix_fadvise"):
             # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
             os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
-        if sync or offset // SYNC_BYTES != position // SYNC_BYTES:
+        if offset // SYNC_BYTES != position // SYNC_BYTES:
             sync_data(descriptor)
 
 
