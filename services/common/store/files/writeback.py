@@ -26,7 +26,7 @@ def _find_sync_file_range() -> _SyncFileRange | None:
         return None
     call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     call.restype = ctypes.c_int
-    return call  # type: ignore[no-any-return]
+    return call
 
 
 _sync_file_range = _find_sync_file_range()
