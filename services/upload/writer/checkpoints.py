@@ -42,15 +42,16 @@ class OffsetCheckpoint:
             self._hurried.clear()
             self.pending = asyncio.create_task(self._write_scheduled())
 
-    def hurry(self) -> None:
-        """Set the scheduled offset now."""
+    async def hurry(self) -> None:
+        """Set the scheduled offset now and wait for it, whatever it raises; a cancellation here does not cancel it."""
         self._hurried.set()
-
-    async def wait(self) -> None:
-        """Hurry, wait for the scheduled one and raise what it raised; a cancellation here does not cancel it."""
-        self.hurry()
         if self.pending is not None:
             await asyncio.wait({self.pending})
+
+    async def wait(self) -> None:
+        """As `hurry`, but raise what it raised."""
+        await self.hurry()
+        if self.pending is not None:
             self.pending.result()
             self.pending = None
 

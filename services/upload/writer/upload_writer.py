@@ -34,9 +34,7 @@ from services.upload.writer.rehash import ContentState, rehash_blocks
 BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
 MAX_UNCHECKPOINTED_BYTES = 16 * 1024 * 1024
-"""Bytes received beyond the durable offset while a checkpoint is pending: a faster client waits, so that it never has to send more
-of them again after a crash.
-"""
+"""Bytes beyond the durable offset at which a client waits for a checkpoint: it never sends more of them again after a crash."""
 PLAYED_CHECKPOINT_SECONDS = 0.5
 """How often the durable offset of an upload is set that is followed by players and else would have none before its end."""
 CLEANUP_TIMEOUT_SECONDS = 10.0
@@ -177,10 +175,8 @@ class UploadWriter:
         self._chunker.feed(data)
         if self._watch is not None and self._chunker.complete_blocks:
             await self._show_blocks(self._watch)
-        checkpoint = self._offset_checkpoint
-        if checkpoint and checkpoint.pending and self.uncheckpointed_bytes > MAX_UNCHECKPOINTED_BYTES:
-            checkpoint.hurry()
-            await asyncio.wait({checkpoint.pending})
+        if (checkpoint := self._offset_checkpoint) and self.uncheckpointed_bytes > MAX_UNCHECKPOINTED_BYTES:
+            await checkpoint.hurry()
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
         if self._outcome_ttl is not None and self._chunker.complete_blocks and self._is_checkpoint_due():
@@ -276,7 +272,7 @@ class UploadWriter:
         await self._stop_lease()
         await _wait_and_ignore(self._in_flight)
         if self._offset_checkpoint is not None:  # only now: the batch has scheduled a checkpoint at its end
-            self._offset_checkpoint.hurry()
+            await self._offset_checkpoint.hurry()
             await _wait_and_ignore(self._offset_checkpoint.pending)
 
     async def truncate(self, first_block: int) -> None:

@@ -9,10 +9,10 @@ import errno
 import os
 from collections.abc import Callable
 
-WINDOW_BYTES = 16 * 1024 * 1024
+WRITEBACK_WINDOW_BYTES = 16 * 1024 * 1024
 """Bytes of a file that may wait for the disk."""
 
-_WAIT_BEFORE, _WRITE = 1, 2
+_WAIT_FOR_WRITE, _START_WRITE = 1, 2
 """SYNC_FILE_RANGE_WAIT_BEFORE and SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
 _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP})
 
@@ -37,16 +37,16 @@ def start_writeback(descriptor: int, offset: int, length: int) -> bool:
 
     They are not durable then: only a sync makes them so. Returns False where the system cannot do that. Raises OSError as a sync.
     """
-    if _sync_file_range is None or not _call(_sync_file_range, descriptor, offset, length, _WRITE):
+    if _sync_file_range is None or not _call(_sync_file_range, descriptor, offset, length, _START_WRITE):
         return False
-    if offset >= WINDOW_BYTES:
-        _call(_sync_file_range, descriptor, offset - WINDOW_BYTES, length, _WAIT_BEFORE)
+    if offset >= WRITEBACK_WINDOW_BYTES:
+        _call(_sync_file_range, descriptor, offset - WRITEBACK_WINDOW_BYTES, length, _WAIT_FOR_WRITE)
     return True
 
 
 def has_passed_window(offset: int, end: int) -> bool:
     """Whether a write from `offset` to `end` has filled a window: without `start_writeback` it is time for a sync."""
-    return offset // WINDOW_BYTES != end // WINDOW_BYTES
+    return offset // WRITEBACK_WINDOW_BYTES != end // WRITEBACK_WINDOW_BYTES
 
 
 def _call(sync_file_range: _SyncFileRange, descriptor: int, offset: int, length: int, flags: int) -> bool:

@@ -72,11 +72,12 @@ async def test_one_that_comes_while_another_is_written_follows_it() -> None:
     async with checkpoint_of(store) as checkpoint, asyncio.timeout(10):
         store.gate.clear()
         checkpoint.schedule(1, 100)
-        checkpoint.hurry()
+        hurrying = asyncio.create_task(checkpoint.hurry())
         await store.begun.wait()
         checkpoint.schedule(2, 100)
         checkpoint.schedule(3, 100)
         store.gate.set()
+        await hurrying
         await checkpoint.wait()
         assert store.offsets == [1, 3]
         checkpoint.schedule(4, 100)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from services.common.store.files import media_folder
-from services.common.store.files.writeback import WINDOW_BYTES, has_passed_window, start_writeback
+from services.common.store.files.writeback import WRITEBACK_WINDOW_BYTES, has_passed_window, start_writeback
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has sync_file_range")
 def test_writeback_is_begun_within_and_beyond_a_window(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     try:
-        os.truncate(descriptor, 2 * WINDOW_BYTES)
-        for offset in (0, WINDOW_BYTES - 4096, WINDOW_BYTES, 2 * WINDOW_BYTES - 4096):
+        os.truncate(descriptor, 2 * WRITEBACK_WINDOW_BYTES)
+        for offset in (0, WRITEBACK_WINDOW_BYTES - 4096, WRITEBACK_WINDOW_BYTES, 2 * WRITEBACK_WINDOW_BYTES - 4096):
             os.pwrite(descriptor, b"x" * 4096, offset)
             assert start_writeback(descriptor, offset, 4096)
     finally:
@@ -36,9 +36,9 @@ def test_a_fault_is_raised_and_a_file_without_pages_is_none() -> None:
     ("offset", "end", "passed"),
     [
         (0, 1, False),
-        (0, WINDOW_BYTES, True),
-        (WINDOW_BYTES - 1, WINDOW_BYTES + 1, True),
-        (WINDOW_BYTES, WINDOW_BYTES + 1, False),
+        (0, WRITEBACK_WINDOW_BYTES, True),
+        (WRITEBACK_WINDOW_BYTES - 1, WRITEBACK_WINDOW_BYTES + 1, True),
+        (WRITEBACK_WINDOW_BYTES, WRITEBACK_WINDOW_BYTES + 1, False),
     ],
 )
 def test_windows(offset: int, end: int, *, passed: bool) -> None:
@@ -52,7 +52,9 @@ def test_without_the_call_a_file_is_synced_once_in_a_window(tmp_path: Path, monk
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     try:
         for number in range(5):
-            media_folder.write_at(descriptor, number * WINDOW_BYTES // 2, [b"x" * (WINDOW_BYTES // 2)])
+            media_folder.write_at(
+                descriptor, number * WRITEBACK_WINDOW_BYTES // 2, [b"x" * (WRITEBACK_WINDOW_BYTES // 2)]
+            )
     finally:
         os.close(descriptor)
-    assert synced == [WINDOW_BYTES, 2 * WINDOW_BYTES]
+    assert synced == [WRITEBACK_WINDOW_BYTES, 2 * WRITEBACK_WINDOW_BYTES]
