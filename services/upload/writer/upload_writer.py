@@ -33,7 +33,7 @@ from services.upload.writer.rehash import ContentState, rehash_blocks
 
 BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
-MAX_UNCHECKPOINTED_BYTES = 16 * 1024 * 1024
+MAX_UNCHECKPOINTED_BYTES = 8 * 1024 * 1024
 """Bytes beyond the durable offset at which a client waits for a checkpoint: it never sends more of them again after a crash."""
 PLAYED_CHECKPOINT_SECONDS = 0.5
 """How often the durable offset of an upload is set that is followed by players and else would have none before its end."""
