@@ -173,7 +173,7 @@ def test_256_mib_upload_interrupted_at_a_hundred_offsets(
 def test_at_most_two_batches_are_sent_again_after_a_kill(
     start_service: StartService, env: dict[str, str], inspector: MongoInspector
 ) -> None:
-    """Of the bytes that the service had read; here it reads all that was sent, and has the time for a checkpoint."""
+    """Of the bytes that the service had read; here it reads all that was sent before it is killed."""
     other = start_service("services.upload", **env)
     data = os.urandom(6 * BATCH_SIZE)
     tus = TusUpload(other)
@@ -183,7 +183,7 @@ def test_at_most_two_batches_are_sent_again_after_a_kill(
         killed = start_service("services.upload", **env)
         with tus.open_patch(killed, offset, len(data) + 1 - offset) as connection:
             connection.sendall(data[offset:sent])
-            time.sleep(0.1)
+            time.sleep(0.05)
             killed.child.send_signal(signal.SIGSTOP)
             read = sent - unread_socket_bytes(killed.port, connection)
             killed.child.send_signal(signal.SIGKILL)

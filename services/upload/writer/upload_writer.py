@@ -33,8 +33,10 @@ from services.upload.writer.rehash import ContentState, rehash_blocks
 
 BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
-MAX_UNCHECKPOINTED_BYTES = 8 * 1024 * 1024
-"""Bytes beyond the durable offset at which a client waits for a checkpoint: it never sends more of them again after a crash."""
+MAX_UNCHECKPOINTED_BLOCKS = 2 * BATCH_BLOCKS - 1
+"""Blocks received beyond the durable offset while a checkpoint is pending: a faster client waits, so that it never has to send more
+than two batches again after a crash.
+"""
 PLAYED_CHECKPOINT_SECONDS = 0.5
 """How often the durable offset of an upload is set that is followed by players and else would have none before its end."""
 CLEANUP_TIMEOUT_SECONDS = 10.0
@@ -85,6 +87,7 @@ class UploadWriter:
         self._owner = owner
         self._reserved_bytes = 0
         self._chunker = Chunker(store.block_size)
+        self._max_uncheckpointed = MAX_UNCHECKPOINTED_BLOCKS * store.block_size
         self._blocks_sent = 0
         self._content: ContentState | None = ContentState()
         self._in_flight: asyncio.Task[None] | None = None
@@ -175,7 +178,7 @@ class UploadWriter:
         self._chunker.feed(data)
         if self._watch is not None and self._chunker.complete_blocks:
             await self._show_blocks(self._watch)
-        if (checkpoint := self._offset_checkpoint) and self.uncheckpointed_bytes > MAX_UNCHECKPOINTED_BYTES:
+        if (checkpoint := self._offset_checkpoint) and self.uncheckpointed_bytes > self._max_uncheckpointed:
             await checkpoint.hurry()
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
