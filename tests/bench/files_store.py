@@ -50,6 +50,7 @@ class FilesStack:
     upload: ServiceProcess
     stream: ServiceProcess
     inspector: FilesInspector
+    env: dict[str, str]
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def run_files_stack(folder: Path, redis: str) -> Iterator[FilesStack]:
         "GRIDCAST_GC_INTERVAL": "1",
     }
     with run_service("services.upload", folder, env) as upload, run_service("services.stream", folder, env) as stream:
-        yield FilesStack(upload, stream, FilesInspector(store, sqlite_query(store / SQLITE_FILENAME)))
+        yield FilesStack(upload, stream, FilesInspector(store, sqlite_query(store / SQLITE_FILENAME)), env)
 
 
 @contextlib.contextmanager
@@ -120,27 +121,34 @@ def measure_tus(folder: Path, stack: FilesStack, path: Path, rounds: int) -> Ite
 
 
 def measure_ranges(
-    contenders: dict[str, tuple[str, int]], size: int, seconds: float, rounds: int, folder: Path
+    stores: dict[str, dict[str, str]], nginx: tuple[str, int], size: int, seconds: float, rounds: int, folder: Path
 ) -> Iterator[Measurement]:
     """Hot ranges of two lengths, as requests per second and as the server's CPU per request.
 
-    Every other round goes backwards: who is measured behind nginx, whose pages fill the processor's caches, is so half of the time.
+    The services, one for the environment of each store, are new in each round: two processes of one program differ by up to a tenth
+    for as long as they live, by where their memory lies. Every other round goes backwards: each is as often measured behind nginx,
+    whose pages fill the processor's caches.
     """
     lengths = (("1 MiB", MIB), ("64 KiB", 64 * 1024))
     rates = {
         name: Measurement(f"hot {name} ranges", "req/s", [Target(1.0, GRIDFS, is_minimum=True)]) for name, _ in lengths
     }
     costs = {name: Measurement(f"CPU of a hot {name} range", "us") for name, _ in lengths}
-    for url, _ in contenders.values():
-        download_rate(f"{url}hot.webm")
-    forwards = list(contenders.items())
     for number in range(rounds):
-        for name, length in lengths:
-            for who, (url, pid) in reversed(forwards) if number % 2 else forwards:
-                used = cpu_seconds(pid)
-                rate = ranges_per_second(f"{url}hot.webm", size, length, seconds, folder)
-                rates[name].add(who, rate)
-                costs[name].add(who, (cpu_seconds(pid) - used) / (rate * seconds) * 1e6)
+        with contextlib.ExitStack() as services:
+            contenders = {NGINX: nginx}
+            for store, env in stores.items():
+                service = services.enter_context(run_service("services.stream", folder, env))
+                contenders[store] = (f"{service.url}/file/stream?filename=", service.pid)
+            order = list(contenders.items())[:: -1 if number % 2 else 1]
+            for url, _ in contenders.values():
+                download_rate(f"{url}hot.webm")
+            for name, length in lengths:
+                for who, (url, pid) in order:
+                    used = cpu_seconds(pid)
+                    rate = ranges_per_second(f"{url}hot.webm", size, length, seconds, folder)
+                    rates[name].add(who, rate)
+                    costs[name].add(who, (cpu_seconds(pid) - used) / (rate * seconds) * 1e6)
     yield from rates.values()
     yield from costs.values()
 
@@ -197,20 +205,15 @@ def measure(folder: Path, upload_mib: int, hot: int, cold: int, seconds: float, 
         ours = f"{stack.stream.url}/file/stream?filename="
         with (
             run_server(folder / "mongod", small_mongod_program) as mongod,
-            run_service("services.stream", folder, env := storage_env(mongod, redis.url, DATABASE)) as gridfs,
             run_nginx(folder / "nginx", {name: paths[name] for name in ("hot.webm", "cold.webm")}) as static,
         ):
+            env = storage_env(mongod, redis.url, DATABASE)
             with run_service("services.upload", folder, env) as upload:
                 content = read_pieces(paths["hot.webm"])
                 httpx.put(
                     f"{upload.url}/file/stream?filename=hot.webm", content=content, timeout=600
                 ).raise_for_status()
-            contenders = {
-                OURS: (ours, stack.stream.pid),
-                GRIDFS: (f"{gridfs.url}/file/stream?filename=", gridfs.pid),
-                NGINX: static,
-            }
-            yield from measure_ranges(contenders, hot, seconds, rounds, folder)
+            yield from measure_ranges({OURS: stack.env, GRIDFS: env}, static, hot, seconds / 2, 2 * rounds - 1, folder)
             yield measure_cold_reads(ours, cold_file, static[0], paths["cold.webm"], rounds)
 
 
