@@ -60,6 +60,7 @@ websocket_load       many WebSocket clients in one process
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ share_tls_context()
 # Processes that tests start import the client of this tree, as pytest does by `pythonpath`.
 CLIENT_SOURCE = str(Path(__file__).parents[1] / "clients/python/src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CLIENT_SOURCE, os.environ.get("PYTHONPATH")]))
+
+# A shell's background job ignores SIGINT, and so does what it starts: tests send Ctrl-C to theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     "tests.support.file_order",
