@@ -28,6 +28,7 @@ export async function showPicture(thumb, file, large) {
   if (!address || thumb.dataset.picture !== key) return;
   const image = el("img", { alt: "", src: address, decoding: "async" });
   image.onerror = () => image.remove();
+  thumb.querySelector("img")?.remove(); // it may have been asked for twice
   thumb.append(image);
 }
 
