@@ -83,12 +83,9 @@ class SocketConnection(WebSocketConnection):
         self.send_queue.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the send timeout with the connection."""
-        self._send_timeout_timer.stop()
+        """End the send timeout with the connection."""
         super().connection_lost(exc)
-        self._send_timeout_timer = SendTimeout(
-            self.loop, self.transport.abort
-        )  # the one before refers back to this object
+        self._send_timeout_timer.release()
 
     @property
     def closing(self) -> bool:

@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def _do_nothing() -> None:
+    """Take the place of a hook whose owner has gone."""
+
+
 class Timeout:
     """Calls `on_timeout` once, unless it is stopped before: header timeout and lingering close."""
 
@@ -121,6 +125,12 @@ class SendTimeout:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def release(self) -> None:
+        """Stop it for good, and let go of its owner, which it would keep alive in a cycle of references."""
+        self.stop()
+        self._on_timeout = _do_nothing
+        self._pending = None
 
     def _check(self, seconds: float) -> None:
         self._timer = None
