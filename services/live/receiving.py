@@ -69,6 +69,10 @@ class TusRequest:
         durable = 0 if turn.begins else stream.position.sender_offset
         if self.source is not None and self.source != stream.position.source + turn.begins:
             raise Conflict("another publisher has taken this stream")
+        self.check_offset(durable)
+
+    def check_offset(self, durable: int) -> None:
+        """Raise Conflict, with the offset that is expected, where it is another one."""
         if self.offset != durable:
             raise Conflict(f"the stream is at offset {durable}", {"upload-offset": str(durable)})
 
@@ -136,10 +140,19 @@ class LiveReceiver:
     async def receive_tus(self, stream: LiveStream, body: UploadBody, request: TusRequest, sid: str | None) -> int:
         """Receive bytes of a source that can be resumed. Returns how many are durable.
 
-        With the last byte of the source the stream ends. Raises Conflict with the offset where another one is expected.
+        With the last byte of the source the stream ends. The sender may repeat that last request where its answer was lost.
+        Raises Conflict with the offset where another one is expected, Gone where the stream ended otherwise.
         """
-        if stream.state == "ended":
-            return _replay(stream, request)
+        if stream.state != "ended":
+            try:
+                return await self._receive_source(stream, body, request, sid)
+            except Gone:
+                stream = await self._ender.read(stream.new.id)  # another process has ended it meanwhile
+                if stream.state != "ended":
+                    raise
+        return _replay(stream, request)
+
+    async def _receive_source(self, stream: LiveStream, body: UploadBody, request: TusRequest, sid: str | None) -> int:
         async with self._open(stream, "tus", body, sid, check=request.check) as (intake, turn):
             request.check(intake.writer.stream, turn)
             if turn.begins:
@@ -385,8 +398,8 @@ async def _read_object(body: UploadBody) -> bytes:
 
 
 def _replay(stream: LiveStream, request: TusRequest) -> int:
-    """Return the offset where the request that has ended the stream is repeated: its answer may have been lost."""
-    offset = stream.position.sender_offset
-    if stream.reason != COMPLETE or request.offset != offset:
+    """Return the offset of a complete source. Raises Conflict with it for another one, Gone where the sender did not end it."""
+    if stream.reason != COMPLETE:
         raise Gone("this stream has ended")
-    return offset
+    request.check_offset(stream.position.sender_offset)
+    return request.offset
