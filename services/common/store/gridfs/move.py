@@ -4,7 +4,9 @@ There are no transactions on a standalone server, and names are the shard key: s
 `move_updates` explains. Every process that finds one unfinished can settle it.
 """
 
+import asyncio
 import logging
+import random
 import time
 from datetime import timedelta
 
@@ -26,6 +28,8 @@ from services.common.store.upload_store import OutboxEvent, Preconditions
 
 MOVE_ATTEMPTS = 10
 """How often a move begins anew where others change its names at the same time."""
+CONTENTION_WAIT_SECONDS = 0.02
+"""How long a move waits on average before its second attempt; each further one waits that much longer."""
 
 _log = logging.getLogger("gridcast.store")
 
@@ -44,7 +48,9 @@ class Mover:
         self, name: MediaName, new_name: MediaName, preconditions: Preconditions
     ) -> tuple[OutboxEvent, ...] | None:
         """Move the current file of a name; None where there is none. Raises as `FileMover.move_file`."""
-        for _ in range(MOVE_ATTEMPTS):
+        for attempt in range(MOVE_ATTEMPTS):
+            # The permission that was given last counts. Without a wait, moves to one name could take it from each other each time.
+            await asyncio.sleep(attempt * CONTENTION_WAIT_SECONDS * random.uniform(0, 2))  # noqa: S311  # jitter, not a secret
             source = await self._find_source(name, preconditions)
             if source is None or source.get("current") is None:
                 return None
