@@ -208,7 +208,7 @@ async def test_handshake_headers_are_rebuilt(gateway: ServiceProcess, echo_serve
     assert head["x-request-id"] != "ws-1", "a client's request id is not trusted"
     assert head["sec-websocket-protocol"] == "cloudevents.json"
     assert head["origin"] == headers["Origin"]
-    assert f'"request_id": "{head["x-request-id"]}"' in gateway.log
+    await eventually_async(lambda: f'"request_id": "{head["x-request-id"]}"' in gateway.log, 5)
 
 
 async def test_query_secret_is_not_logged(gateway: ServiceProcess) -> None:

@@ -166,7 +166,7 @@ async def test_streams_of_one_name_that_are_made_at_the_same_time(service: Servi
 
 @BOTH
 async def test_ends_at_the_same_time_are_one(service: Service) -> None:
-    """Of one process and of another one: nobody gets a 409 for a stream that ends as was asked."""
+    """Four requests at each of two replicas are answered with the file, none with 409."""
     other = Service(service.store)
     stream_id = await service.make()
     await (await service.write(stream_id, MEDIA)).close()

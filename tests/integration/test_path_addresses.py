@@ -123,4 +123,4 @@ def test_curl_and_wget_take_names_from_paths(gateway: ServiceProcess, tmp_path: 
 def test_addresses_have_one_label_in_the_metrics_and_the_log_has_the_path(gateway: ServiceProcess) -> None:
     httpx.put(f"{gateway.url}/files/x/y.bin", content=b"y")
     httpx.get(f"{gateway.url}/files/x/y.bin")
-    assert '"path": "/files/x/y.bin"' in gateway.log
+    eventually(lambda: '"path": "/files/x/y.bin"' in gateway.log, 5, "lines are written a moment after their answers")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -29,6 +30,14 @@ _FOLDERS = ("/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/li
 def find_program(name: str) -> str | None:
     """The path of one of PostgreSQL's programs, which Debian does not put on the path."""
     return shutil.which(name, path=os.pathsep.join((*_FOLDERS, os.environ.get("PATH", ""))))
+
+
+def _has_memory(pid: str) -> bool:
+    """Whether a process has not ended. One that is to be reaped has; a container's first process may take 2 s for it."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text("utf-8")
+    except OSError:
+        return False
 
 
 class PostgreSQLServer:
@@ -82,10 +91,12 @@ class PostgreSQLServer:
     def kill(self) -> None:
         """Send SIGKILL to all its processes, and wait for the exit."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text("ascii").split()
-        self._process.kill()
+        for pid in (self._process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(10)
         # A server does not start while a process of the old one has its shared memory.
-        eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10, "its children end")
+        eventually(lambda: not any(map(_has_memory, children)), 10, "its children end")
 
     def stop(self) -> None:
         self._process.send_signal(2)  # SIGINT: fast shutdown
