@@ -55,7 +55,9 @@ class RedisBroker:
             name="events",
             on_subscribed=self._on_subscription_live,
         )
+        self._subscribed_topics: set[str] = set()
         self._topic_subscriptions: dict[str, asyncio.Future[None]] = {}
+        """Those that are not confirmed yet. A finished task would take 700 bytes for each topic: more than all else about it."""
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._extra_heartbeat_task: asyncio.Task[None] | None = None
         self._heartbeat_lock = asyncio.Lock()
@@ -101,16 +103,19 @@ class RedisBroker:
 
         Raises ServiceUnavailable while Redis is unavailable.
         """
+        if topic in self._subscribed_topics:
+            return
         subscription = self._topic_subscriptions.get(topic)
         if subscription is None:
             subscription = asyncio.ensure_future(self._subscription.subscribe(topic_channel(topic)))
             self._topic_subscriptions[topic] = subscription
-            subscription.add_done_callback(lambda done: self._discard_failed_subscription(topic, done))
+            subscription.add_done_callback(lambda done: self._end_subscription(topic, done))
         await asyncio.shield(subscription)
 
-    def _discard_failed_subscription(self, topic: str, done: asyncio.Future[None]) -> None:
-        if (done.cancelled() or done.exception() is not None) and self._topic_subscriptions.get(topic) is done:
-            del self._topic_subscriptions[topic]
+    def _end_subscription(self, topic: str, done: asyncio.Future[None]) -> None:
+        del self._topic_subscriptions[topic]
+        if not done.cancelled() and done.exception() is None:
+            self._subscribed_topics.add(topic)
 
     # Messages.
 
@@ -322,14 +327,10 @@ class RedisBroker:
         refresh_all = not heartbeat.known or (self._refresh_due and not self.refusal)
         await self._presence.tick(refresh_all=refresh_all, prune=self.records_complete)
         self._refresh_due = self._refresh_due and not refresh_all
-        for topic, subscription in list(self._topic_subscriptions.items()):
+        for topic in list(self._subscribed_topics):
             # Checked one by one: a topic may get a subscriber again while another is unsubscribed.
-            if (
-                topic not in self._hub.subscribers
-                and subscription.done()
-                and self._topic_subscriptions.get(topic) is subscription
-            ):
-                del self._topic_subscriptions[topic]
+            if topic not in self._hub.subscribers and topic in self._subscribed_topics:
+                self._subscribed_topics.remove(topic)
                 await self._subscription.unsubscribe(topic_channel(topic))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from gridcast._bus.keys import REVOCATIONS_KEY
 from services.common.asgi import Scope
 from services.common.auth.authorization import missing_right
-from services.common.auth.credentials import find_socket_token
+from services.common.auth.credentials import drop_socket_token, find_socket_token
 from services.common.auth.factory import Auth
 from services.common.auth.identity import Identity
 from services.common.auth.revocations import Revocation, decode_revocations
@@ -30,10 +30,11 @@ class SocketAuth:
         return self._auth is not None
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Return the identity of a handshake. Raises Unauthorized, InsufficientScope and BadRequest."""
+        """Return the identity of a handshake, and drop its token. Raises Unauthorized, InsufficientScope and BadRequest."""
         if self._auth is None:
             return None
         token = find_socket_token(scope["headers"], scope["subprotocols"])
+        drop_socket_token(scope)
         identity = await self._auth.authenticator.authenticate_or_fetch(token)
         verb = WEBSOCKET_RULE.verb
         if verb is not None and not identity.rights.may_somewhere(verb):

@@ -4,6 +4,7 @@ They speak plain JSON frames, or as much of engine.io as a socket.io client that
 """
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 import picows
 
@@ -49,11 +50,17 @@ class SwarmClient(picows.WSListener):
 
 
 class WebSocketSwarm:
-    """Clients of one http:// or ws:// address; with `engine_io`, socket.io clients."""
+    """Clients of one http:// or ws:// address; with `engine_io`, socket.io clients.
 
-    def __init__(self, url: str, *, engine_io: bool = False) -> None:
+    `make_headers` is called for each handshake and returns its additional header fields, for example a token of its own.
+    """
+
+    def __init__(
+        self, url: str, *, engine_io: bool = False, make_headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         self.url = url.replace("http", "ws", 1)
         self.engine_io = engine_io
+        self._make_headers = make_headers
         self.received = 0
         self.disconnected = 0
         self.rejected_handshakes = 0
@@ -95,6 +102,7 @@ class WebSocketSwarm:
                             self.url,
                             websocket_handshake_timeout=TIMEOUT,
                             read_buffer_init_size=2048,
+                            extra_headers=self._make_headers(),
                         )
                     except picows.WSInvalidStatusError:
                         self.rejected_handshakes += 1

@@ -6,6 +6,7 @@ while.
 
 from collections.abc import Iterable, Sequence
 
+from services.common.asgi import Scope
 from services.common.errors import BadRequest, Unauthorized
 from services.common.http.headers import Header
 
@@ -54,9 +55,7 @@ def find_socket_token(headers: Iterable[Header], subprotocols: Sequence[str]) ->
     whose answer selects none.
     """
     token = find_token(headers)
-    offered = [
-        name for name in subprotocols if name[: len(TOKEN_SUBPROTOCOL_PREFIX)].lower() == TOKEN_SUBPROTOCOL_PREFIX
-    ]
+    offered = [name for name in subprotocols if _carries_token(name)]
     if not offered:
         return token
     if token is not None or len(offered) > 1:
@@ -66,3 +65,18 @@ def find_socket_token(headers: Iterable[Header], subprotocols: Sequence[str]) ->
             f"a bearer subprotocol must be offered together with {SUBPROTOCOL}, which is the one that is selected"
         )
     return offered[0][len(TOKEN_SUBPROTOCOL_PREFIX) :]
+
+
+def _carries_token(subprotocol: str) -> bool:
+    return subprotocol[: len(TOKEN_SUBPROTOCOL_PREFIX)].lower() == TOKEN_SUBPROTOCOL_PREFIX
+
+
+def drop_socket_token(scope: Scope) -> None:
+    """Remove the token from the scope of a WebSocket, which lives as long as the connection: nothing reads it again."""
+    headers = scope["headers"]
+    kept = [field for field in headers if field[0] not in {b"authorization", b"sec-websocket-protocol"}]
+    if isinstance(headers, list):
+        headers[:] = kept  # the server's own list
+    else:
+        scope["headers"] = kept
+    scope["subprotocols"] = [name for name in scope["subprotocols"] if not _carries_token(name)]

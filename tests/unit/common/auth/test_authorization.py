@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.common.auth.authenticator import Authenticator
 from services.common.auth.authorization import Authorization
-from services.common.auth.credentials import find_socket_token, find_token
+from services.common.auth.credentials import drop_socket_token, find_socket_token, find_token
 from services.common.auth.identity import Identity, identity_of
 from services.common.auth.key_ring import parse_key_ring
 from services.common.auth.rights import parse_scope
@@ -151,6 +151,19 @@ def test_tokens_of_subprotocols() -> None:
     ):
         with pytest.raises(BadRequest):
             find_socket_token(headers, offered)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_the_scope_of_a_socket_keeps_no_token(kind: type) -> None:
+    """Of a list the same object loses it: what else holds it, as the log of refusals does, holds the token no longer."""
+    host = (b"host", b"a.example")
+    headers = kind(
+        [host, (b"authorization", b"Bearer abc"), (b"sec-websocket-protocol", b"cloudevents.json, bearer.abc")]
+    )
+    scope: dict[str, Any] = {"headers": headers, "subprotocols": ["cloudevents.json", "Bearer.abc"]}
+    drop_socket_token(scope)
+    assert scope == {"headers": [host], "subprotocols": ["cloudevents.json"]}
+    assert kind is tuple or scope["headers"] is headers
 
 
 def test_a_sid_is_of_its_subject_alone() -> None:
