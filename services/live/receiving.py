@@ -34,6 +34,7 @@ from services.live.stream_ending import StreamEnder
 from services.live.stream_limits import Extent, StreamLimits
 from services.live.stream_memory import StreamMemories
 from services.live.stream_writer import LiveStores, StreamWriter
+from services.live.tus_requests import COMPLETE, TusRequest
 
 READ_IDLE_SECONDS = 1.0
 """How long a read waits for bytes before what came is made durable."""
@@ -49,32 +50,6 @@ TURN_WAIT_SECONDS = 3.0
 WRITER_POLL_SECONDS = 0.1
 MEDIA_CHANGED = "media changed"
 """The reason of an end by an initialisation segment that does not fit into the file."""
-COMPLETE = "complete"
-"""The reason of an end that the sender has announced by its length."""
-
-
-@dataclass(frozen=True, slots=True)
-class TusRequest:
-    """What the head of a PATCH says: `offset` and `length` in bytes of the sender; `length` None while the sender goes on.
-
-    `source` is that of the address, None where it names none.
-    """
-
-    offset: int
-    length: int | None
-    source: int | None
-
-    def check(self, stream: LiveStream, turn: Turn) -> None:
-        """Raise Conflict where the bytes are not the next ones of the source."""
-        durable = 0 if turn.begins else stream.position.sender_offset
-        if self.source is not None and self.source != stream.position.source + turn.begins:
-            raise Conflict("another publisher has taken this stream")
-        self.check_offset(durable)
-
-    def check_offset(self, durable: int) -> None:
-        """Raise Conflict, with the offset that is expected, where it is another one."""
-        if self.offset != durable:
-            raise Conflict(f"the stream is at offset {durable}", {"upload-offset": str(durable)})
 
 
 @dataclass(slots=True)
@@ -150,7 +125,7 @@ class LiveReceiver:
                 stream = await self._ender.read(stream.new.id)  # another process has ended it meanwhile
                 if stream.state != "ended":
                     raise
-        return _replay(stream, request)
+        return request.replay(stream)
 
     async def _receive_source(self, stream: LiveStream, body: UploadBody, request: TusRequest, sid: str | None) -> int:
         async with self._open(stream, "tus", body, sid, check=request.check) as (intake, turn):
@@ -395,11 +370,3 @@ async def _read_object(body: UploadBody) -> bytes:
     if not data:
         raise BadRequest("the object is empty")
     return bytes(data)
-
-
-def _replay(stream: LiveStream, request: TusRequest) -> int:
-    """Return the offset of a complete source. Raises Conflict with it for another one, Gone where the sender did not end it."""
-    if stream.reason != COMPLETE:
-        raise Gone("this stream has ended")
-    request.check_offset(stream.position.sender_offset)
-    return request.offset
