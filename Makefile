@@ -64,7 +64,7 @@ bench: setup ## print the benchmarks, side by side with other servers
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 format: setup ## format the code and fix what ruff can fix

@@ -30,7 +30,7 @@ compose_project      a compose project with its containers
 counting_proxy       a TCP proxy that counts bytes
 fault_history        uploads while processes are killed and paused, with a check of the store at the end
 fault_proxy          a TCP proxy that delays, holds back or cuts traffic
-fork_server          forks of a process that has imported the modules of a service
+fork_server          forks of processes that have imported the modules of services; the workers share them
 in_process_server    our HTTP server in a thread of the test
 js_client            the JavaScript client in node_modules, and Node programs that speak JSON lines
 media_names          any legal name of a file, awkward ones, and paths that are refused

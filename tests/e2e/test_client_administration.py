@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from gridcast import Client
 from gridcast.errors import FileMissing, InvalidRequest, NameConflict, PermissionDenied
 from gridcast.webhooks import verify
+from tests.support.client_package import run_gridcast
 from tests.support.client_shells import Shell, open_shell
 from tests.support.stack import Stack, run_stack
 from tests.support.tokens import AUTH_ENV, token
@@ -68,14 +67,7 @@ class Terminal:
         self.notes = ""
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gridcast.cli", *arguments],
-            env=self._env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_gridcast(*arguments, env=self._env)
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         self.notes = done.stderr
         return done.stdout

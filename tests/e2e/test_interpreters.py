@@ -36,9 +36,16 @@ def find_interpreters() -> dict[str, Path]:
     candidates = [path for folder in folders for path in folder.glob("python3*") if "shims" not in folder.parts]
     candidates += pyenv.glob("*/bin/python3")
     found: dict[str, tuple[tuple[int, ...], Path]] = {}
+    asked: set[Path] = set()
     for candidate in candidates:
         if not re.fullmatch(r"python3(\.\d+)?", candidate.name):
             continue
+        # Every process of a run starts what is left. One program has several names, and the last one says the minor version.
+        program = candidate.resolve()
+        minor = re.fullmatch(r"python3\.(\d+)", program.name)
+        if program in asked or (minor and (3, int(minor[1])) < OLDEST):
+            continue
+        asked.add(program)
         script = "import platform, venv, ensurepip; print(platform.python_implementation(), platform.python_version())"
         done = subprocess.run([candidate, "-c", script], capture_output=True, text=True, timeout=30, check=False)
         if match := re.match(r"CPython (\d+)\.(\d+)\.(\d+)$", done.stdout.strip()):

@@ -1,13 +1,18 @@
 """Starts services as forks of a process that has imported their modules: that is nine tenths of the CPU time of a start.
 
-`ForkServer(module, packages)` runs `python -m tests.support.fork_server`. It imports what `python -m MODULE` imports, and the
-modules of packages that it would import later, and runs nothing: no module of ours does anything at import. Each `start` forks it
-once; the fork runs `MODULE.__main__` with the given environment and output, in a session of its own, as if it had been executed.
-What a module reads of the environment while it is imported is that of the server, so a service with other variables than GRIDCAST_*
-has to be executed (`processes.run_service`).
+`python -m tests.support.fork_server` becomes a tree of processes. Each has imported one name more than its parent: the root none,
+its children what `python -m MODULE` imports, theirs what a module imports later. They run nothing: no module of ours does anything
+at import. A process that has all names of a `ForkServer(module, packages)` is forked once for each start; the fork runs
+`MODULE.__main__` with the given environment and output, in a session of its own, as if it had been executed. What a module reads of
+the environment while it is imported is that of the tree, so a service with other variables than GRIDCAST_* has to be executed
+(`processes.run_service`).
 
-Requests are JSON, one in a packet. `{"environment": {...}, "arguments": [...], "cwd": FOLDER}`, sent with descriptors for standard
-output, error and perhaps input, is answered with a process id; `{"wait": PID}`, for a fork that has ended, with its exit code.
+The workers of a run share one tree, for the import of a service takes longer than many tests. The forks of a worker end with it.
+
+Requests are JSON, one in a packet. `{"names": [...]}`, sent to a process of the tree with one end of a connection, leaves this
+connection to the process that has imported the names. `{"environment": {...}, "arguments": [...], "cwd": FOLDER}`, sent there with
+descriptors for standard output, error and perhaps input, is answered with a process id; `{"wait": PID}`, for a fork that has ended,
+with its exit code.
 """
 
 import contextlib
@@ -19,12 +24,16 @@ import os
 import pkgutil
 import runpy
 import select
+import selectors
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deploy.local import die_with_parent
 from deploy.local.processes import PROJECT_ROOT
@@ -32,21 +41,50 @@ from deploy.local.processes import PROJECT_ROOT
 MAX_REQUEST_BYTES = 256 * 1024
 
 
-class ForkServer:
-    """A process that forks services of one module. It ends with this process, and its forks with it."""
+class ForkTree:
+    """A tree of processes that fork services. It ends with this process, and all forks with it.
 
-    def __init__(self, module: str, packages: Sequence[str] = ()) -> None:
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._lock = threading.Lock()
-        with theirs:
+    Other processes connect to its `address`.
+    """
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._folder = tempfile.TemporaryDirectory()  # other users have no access to it
+        self.address = f"{self._folder.name}/forks.sock"
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self.address)
+            listener.listen()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), module, *packages],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(listener.fileno())],
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), listener.fileno()],
                 start_new_session=True,
             )
+
+    def close(self) -> None:
+        """End its processes, and kill their forks."""
+        self.connection.close()
+        self._process.wait(30)
+        self._folder.cleanup()
+
+
+def connect_to_tree(address: str) -> socket.socket:
+    """Connect to the tree of another process."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(address)
+    return connection
+
+
+class ForkServer:
+    """A process that forks services of one module, in the tree to which `tree` is a connection."""
+
+    def __init__(self, tree: socket.socket, module: str, packages: Sequence[str] = ()) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        with theirs:
+            socket.send_fds(tree, [json.dumps({"names": [module, *packages]}).encode()], [theirs.fileno()])
 
     def start(
         self,
@@ -71,12 +109,12 @@ class ForkServer:
         return self._request({"wait": pid})
 
     def close(self) -> None:
-        """End the server, and kill its forks."""
+        """Kill the forks that were started here."""
         self._connection.close()
-        self._process.wait(30)
 
     def _request(self, request: Mapping[str, object], *descriptors: int) -> int:
-        with self._lock:
+        answer = b""
+        with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
             answer = self._connection.recv(64)
         assert answer, "the fork server has ended: its module cannot be imported"
@@ -112,36 +150,51 @@ class ForkedProcess(subprocess.Popen[bytes]):
             return self.returncode
 
 
-_servers: dict[tuple[str, ...], ForkServer] = {}
+class TreeProcess:
+    """A process of the tree. `run` returns in the forks that are to run `module`; they have what they were given."""
 
+    def __init__(self, parent: socket.socket, listener: socket.socket) -> None:
+        self.module = ""
+        self._begin(parent, listener)
 
-def fork_server(module: str, packages: Sequence[str] = ()) -> ForkServer:
-    """The server of a module with these packages, which this process keeps until its end."""
-    key = (module, *packages)
-    if key not in _servers:
-        _servers[key] = ForkServer(module, packages)
-    return _servers[key]
+    def _begin(self, parent: socket.socket, *listeners: socket.socket) -> None:
+        self._parent = parent
+        self._listeners = listeners
+        self._children: dict[str, socket.socket] = {}
+        self._forks: dict[socket.socket, set[int]] = {}
+        self._selector = selectors.PollSelector()  # no state in the kernel that a fork would share
+        for connection in (parent, *listeners):
+            self._selector.register(connection, selectors.EVENT_READ)
 
+    def run(self) -> None:
+        """Answer requests until the connection to the parent ends."""
+        running = True
+        while running:
+            (key, _), *_ = self._selector.select()
+            connection = key.fileobj
+            assert isinstance(connection, socket.socket)
+            if connection in self._listeners:
+                self._selector.register(connection.accept()[0], selectors.EVENT_READ)
+                continue
+            message, descriptors = b"", list[int]()
+            with contextlib.suppress(ConnectionResetError):  # closed before an answer was read
+                message, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
+            if message:
+                running = self._answer(connection, json.loads(message), descriptors)
+            elif connection is self._parent:
+                sys.exit(0)
+            else:
+                self._drop(connection)
 
-def close_servers() -> None:
-    """End all of them."""
-    while _servers:
-        _servers.popitem()[1].close()
-
-
-def _serve(connection: socket.socket) -> None:
-    """Answer requests until the connection ends. Returns in the forks, which have what they were given."""
-    own_pid = os.getpid()
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
-        if not message:
-            sys.exit(0)
-        request = json.loads(message)
+    def _answer(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> bool:
+        """Return whether this process still is one of the tree: False in a fork that is to run the module."""
+        if "names" in request:
+            self._hand_over(request["names"], descriptors)
+            return True
         if "wait" in request:
+            self._forks[connection].remove(request["wait"])
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-        elif (answer := os.fork()) == 0:
-            connection.close()
-            die_with_parent.die_with_parent(own_pid)
+        elif (answer := self._fork()) == 0:
             os.setsid()
             for number, descriptor in zip((1, 2, 0), descriptors, strict=False):
                 os.dup2(descriptor, number)
@@ -151,27 +204,85 @@ def _serve(connection: socket.socket) -> None:
             os.environ.update(request["environment"])
             os.chdir(request.get("cwd", "."))
             sys.argv[1:] = request.get("arguments", [])
-            return
+            return False
+        else:
+            self._forks[connection].add(answer)
         for descriptor in descriptors:
             os.close(descriptor)
-        connection.send(str(answer).encode())
+        with contextlib.suppress(OSError):
+            connection.send(str(answer).encode())
+        return True
+
+    def _hand_over(self, names: list[str], descriptors: list[int]) -> None:
+        """Serve this connection, or leave it to the child that has imported the next name."""
+        if not names:
+            connection = socket.socket(fileno=descriptors[0])
+            self._forks[connection] = set()
+            self._selector.register(connection, selectors.EVENT_READ)
+            return
+        name, *others = names
+        if name not in self._children:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            if self._fork() == 0:
+                ours.close()
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                self._import(name)
+                self._begin(theirs)
+                return
+            theirs.close()
+            self._children[name] = ours
+        try:
+            socket.send_fds(self._children[name], [json.dumps({"names": others}).encode()], descriptors)
+        except OSError:
+            self._children.pop(name).close()  # it could not import the name
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _import(self, name: str) -> None:
+        """Import the module to run, then packages with their modules, or single modules."""
+        if self.module:
+            package = importlib.import_module(name)
+            for found in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{name}."):
+                if not found.name.endswith(".__main__"):
+                    importlib.import_module(found.name)
+        else:
+            self.module = name
+            specification = importlib.util.find_spec(name)
+            is_package = specification is not None and specification.submodule_search_locations is not None
+            main_module = importlib.import_module(f"{name}.__main__" if is_package else name)
+            del sys.modules[main_module.__name__]  # it is run again, as __main__
+            sys.argv[0] = main_module.__file__ or name
+        gc.freeze()  # a collection would copy the pages of everything that was imported
+
+    def _fork(self) -> int:
+        """Fork. The fork ends with this process, and has none of its connections."""
+        own_pid = os.getpid()
+        if pid := os.fork():
+            return pid
+        die_with_parent.die_with_parent(own_pid)
+        for key in list(self._selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        for child in self._children.values():
+            child.close()
+        return 0
+
+    def _drop(self, connection: socket.socket) -> None:
+        """Kill the forks of a connection that has ended."""
+        self._selector.unregister(connection)
+        connection.close()
+        for pid in self._forks.pop(connection, set()):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def main() -> None:
-    """Import the module and the packages, serve, and run the module in the forks."""
-    descriptor, module, *packages = sys.argv[1:]
-    for package in packages:
-        for found in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-            if not found.name.endswith(".__main__"):
-                importlib.import_module(found.name)
-    specification = importlib.util.find_spec(module)
-    is_package = specification is not None and specification.submodule_search_locations is not None
-    main_module = importlib.import_module(f"{module}.__main__" if is_package else module)
-    del sys.modules[main_module.__name__]  # it is run again, as __main__
-    gc.freeze()  # a collection would copy the pages of everything that was imported
-    _serve(socket.socket(fileno=int(descriptor)))
-    sys.argv[0] = main_module.__file__ or module
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    """Be the root of a tree; run a module in the forks that are to do so."""
+    parent, listener = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
+    process = TreeProcess(parent, listener)
+    process.run()
+    runpy.run_module(process.module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

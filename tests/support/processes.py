@@ -6,6 +6,7 @@ end of the log of every service that still runs is shown with a failed test.
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, Child, Program
 from deploy.local.programs import readiness_error
-from tests.support.fork_server import ForkedProcess, close_servers, fork_server
+from tests.support.fork_server import ForkedProcess, ForkServer, ForkTree, connect_to_tree
 
 READY_TIMEOUT = 30.0
 LOG_TAIL_BYTES = 4000
@@ -35,16 +36,61 @@ class ForkedChild(Child):
 
     def _start_process(self, output: BinaryIO) -> ForkedProcess:
         environment = self.program.environment or {}
-        server = fork_server(self.program.kind, late_imports(self.program.kind, environment))
+        server = fork_servers.get(self.program.kind, late_imports(self.program.kind, environment))
         return server.start(environment, output.fileno())
 
 
+class ForkServers:
+    """The fork servers of this process, which stay until its end. A worker finds them in the tree of the run."""
+
+    def __init__(self) -> None:
+        self._tree: ForkTree | None = None
+        self._connection: socket.socket | None = None
+        self._servers: dict[tuple[str, ...], ForkServer] = {}
+
+    def get(self, module: str, packages: Sequence[str] = ()) -> ForkServer:
+        """The server of a module with these packages."""
+        key = (module, *packages)
+        if key not in self._servers:
+            self._servers[key] = ForkServer(self._connection or self.tree.connection, module, packages)
+        return self._servers[key]
+
+    @property
+    def tree(self) -> ForkTree:
+        """That of this process; it begins with its first use."""
+        if self._tree is None:
+            self._tree = ForkTree()
+        return self._tree
+
+    def share(self, address: str) -> None:
+        """Use the tree of another process."""
+        self._connection = connect_to_tree(address)
+
+    def close(self) -> None:
+        """Kill what this process has started, and end its tree."""
+        while self._servers:
+            self._servers.popitem()[1].close()
+        if self._connection is not None:
+            self._connection.close()
+        if self._tree is not None:
+            self._tree.close()
+        self._tree = self._connection = None
+
+
+fork_servers = ForkServers()
+
+SERVER_IMPORTS = ("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "encodings.idna")
+"""What uvicorn imports when it starts."""
+
+
 def late_imports(module: str, env: Mapping[str, str]) -> list[str]:
-    """The packages of which a service imports what its settings need, when it starts and not before."""
+    """The modules, and packages of modules, that a service imports when it starts and not before, as its settings need them."""
+    packages = [*SERVER_IMPORTS]
     store = env.get("GRIDCAST_STORE", "gridfs")
-    packages = []
-    if module in ("services.upload", "services.stream") and store in ("gridfs", "files"):
+    if module in ("services.upload", "services.stream", "services.live") and store in ("gridfs", "files"):
         packages.append(f"services.common.store.{store}")
+        if store == "gridfs" and env.get("GRIDCAST_MONGODB_DRIVER", "motor") == "motor":
+            packages.append("motor.motor_asyncio")
     if module != "gateway" and env.get("GRIDCAST_AUTH", "off") != "off":
         packages.append("services.common.auth")
     return packages
@@ -83,7 +129,7 @@ def run_module(
         reading, writing = os.pipe()
         with os.fdopen(reading), os.fdopen(writing, "w") as pipe:
             pipe.write(text)
-            process = fork_server(module, packages).start(
+            process = fork_servers.get(module, packages).start(
                 env, output.fileno(), *arguments, errors=errors.fileno(), standard_input=reading, cwd=cwd
             )
         try:
@@ -189,10 +235,23 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
         yield start
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each worker the tree of this process."""
+    if CAN_FORK:
+        node.workerinput["fork_tree"] = fork_servers.tree.address
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Use the tree of the run."""
+    if address := getattr(config, "workerinput", {}).get("fork_tree"):
+        fork_servers.share(address)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish() -> None:
     """After the fixtures of the session, which may hold services."""
-    close_servers()
+    fork_servers.close()
 
 
 @pytest.hookimpl(wrapper=True)

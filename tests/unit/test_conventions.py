@@ -97,7 +97,7 @@ def tracked_files() -> list[Path]:
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(LINT_IMPORTS), "--no-cache"],
+        [str(LINT_IMPORTS), f"--cache-dir={folder.with_name('imports')}"],
         cwd=folder,
         capture_output=True,
         text=True,

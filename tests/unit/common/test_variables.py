@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from services.live.settings import LiveSettings
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
+from tests.support.processes import run_module
 
 ROOT = Path(__file__).parents[3]
 SETTINGS: tuple[type[Settings], ...] = (UploadSettings, StreamSettings, SocketSettings, LiveSettings, GatewaySettings)
@@ -67,14 +66,6 @@ def test_every_fault_is_named_in_one_message() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_every_process_refuses_to_start(command: list[str]) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env={**os.environ, "GRIDCAST_READER_SECONDS": "5"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    run = run_module(*command, env={**os.environ, "GRIDCAST_READER_SECONDS": "5"}, timeout=30)
     assert run.returncode == 1
     assert run.stderr == "gridcast: GRIDCAST_READER_SECONDS was renamed to GRIDCAST_SEND_TIMEOUT\n"

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import pytest
 from services.common.auth.key_ring import parse_key_ring
 from services.common.auth.key_sources import RingKeys
 from services.common.auth.tokens import TokenPolicy, verify_token
+from tests.support.processes import run_module
 from tests.support.tokens import SECRET
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-    command = [sys.executable, "-m", "gateway.token", *arguments]
-    return subprocess.run(command, env={**inherited, **env}, capture_output=True, text=True, check=False, timeout=60)
+    return run_module("gateway.token", *arguments, env={**inherited, **env})
 
 
 def test_its_tokens_are_accepted(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """services.common.auth.modes and the settings of it: an open instance is never reached from elsewhere by accident."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from pydantic import ValidationError
@@ -14,6 +12,7 @@ from services.live.settings import LiveSettings
 from services.socket.settings import SocketSettings
 from services.stream.settings import StreamSettings
 from services.upload.settings import UploadSettings
+from tests.support.processes import run_module
 
 SECRET = "f3a1c9d07b52e84661d0aa97c4be8f1320957e6bd1c48fa2"
 ALL_SETTINGS: tuple[type[Settings], ...] = (
@@ -66,14 +65,7 @@ def test_no_process_is_open_to_others_by_accident(settings_class: type[Settings]
 @pytest.mark.parametrize("module", ["gateway", "services.upload", "services.stream", "services.socket"])
 def test_a_process_exits_with_the_sentence_that_says_what_to_set(module: str) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-    run = subprocess.run(
-        [sys.executable, "-m", module],
-        env={**inherited, "GRIDCAST_PUBLIC_ADDRESS": "0.0.0.0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    run = run_module(module, env={**inherited, "GRIDCAST_PUBLIC_ADDRESS": "0.0.0.0"})
     assert run.returncode == 1
     assert run.stderr.startswith(
         "gridcast: authentication is off, but clients reach this instance at 0.0.0.0: set GRIDCAST_AUTH="
