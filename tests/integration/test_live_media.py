@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
@@ -249,6 +250,42 @@ def test_while_the_picture_pauses_the_list_goes_on_with_the_sound(
     assert [entry.seconds for entry in listed.entries] == [2] * 9
     assert not any(entry.discontinuity for entry in listed.entries)
     assert read_file(library, client)[BLOCK_SIZE:] == media_of(b"".join([*sent, back]))
+
+
+def test_a_picture_that_stands_still_is_taken_as_ffmpeg_sends_it(
+    live: ServiceProcess, library: ServiceProcess, ffmpeg: str, tmp_path: Path
+) -> None:
+    """Row 16: ten seconds without a new frame, and sound all the time; every frame of both is in the list and in the file."""
+    command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=25:duration=20"]
+    command += ["-f", "lavfi", "-i", "sine=r=48000:duration=20", "-vf", "select='lt(t,4)+gte(t,14)'", "-vsync", "vfr"]
+    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+    command += [
+        "-frag_duration",
+        "1000000",
+        "-movflags",
+        "frag_keyframe+empty_moov+default_base_moof",
+        "-f",
+        "mp4",
+        "-",
+    ]
+    sent = subprocess.check_output(command, timeout=60)
+    client = make_stream(live)
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    url = f"{library.url}/live/{client.id}/media.m3u8"
+    listed = check_playlist(httpx.get(url).raise_for_status().text, overlong=True).entries
+    assert not any(entry.discontinuity for entry in listed)
+    assert sum(entry.seconds for entry in listed) == pytest.approx(20, abs=0.1)
+    (path := tmp_path / "recording.mp4").write_bytes(read_file(library, client))
+    (tmp_path / "sent.mp4").write_bytes(sent)
+    for track in ("0:v", "0:a"):
+        read = [ffmpeg, "-v", "error", "-nostdin", "-i", "", "-map", track, "-f", "framemd5", "-"]
+        digests = []
+        for source in (str(tmp_path / "sent.mp4"), str(path), url):
+            read[5] = source
+            found = subprocess.check_output(read, timeout=60, text=True).splitlines()
+            digests.append([line.rpartition(",")[2] for line in found if not line.startswith("#")])
+        assert digests[0] == digests[1] == digests[2]
+        assert len(digests[0]) > 200
 
 
 def test_a_list_is_as_long_as_its_file(live: ServiceProcess, library: ServiceProcess) -> None:

@@ -280,7 +280,7 @@ class Cutter:
         return Cut(data, epochs, closed)
 
     def _place_other(self, fragment: Fragment) -> Cut:
-        """Place a fragment without the main track: in the open segment, or in the next one where it goes on behind the last.
+        """Place a fragment without the main track: in the open segment, else in the next one.
 
         Where the main track has nothing for so long, the other tracks say where segments end.
         """
@@ -291,9 +291,6 @@ class Cutter:
         start = min(run.place(track.track_id, _start(track)) for track in fragment.tracks)
         end = max(run.place(track.track_id, _start(track) + track.duration) for track in fragment.tracks)
         opened, closed = self._open, tuple[Segment, ...]()
-        if opened is None and start < self._listed_end - run.init.timescale // 10:
-            self.dropped += 1
-            return Cut()
         run.breaks = run.breaks or run.has_gap(fragment)
         if opened is not None and start > opened.start and self._is_too_long(end - opened.start, run.init):
             opened.duration = max(opened.duration, run.others_end() - opened.start)
@@ -304,11 +301,15 @@ class Cutter:
         return Cut(self._append(run, opened, fragment), segments=closed)
 
     def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
-        """Whether a fragment without the main track does not belong to the end of the file."""
-        starts = (
-            Fraction(_start(t) + run.shifts[t.track_id], run.init.tracks[t.track_id].timescale) for t in fragment.tracks
-        )
-        return any(abs(start - self._file_end) > MAX_SKEW_SECONDS for start in starts)
+        """Whether a fragment without the main track does not belong to the end of the file, nor goes on with its own track."""
+        for track in fragment.tracks:
+            start, timescale = _start(track), run.init.tracks[track.track_id].timescale
+            end = run.ends.get(track.track_id)
+            goes_on = end is not None and abs(start - end) <= MAX_GAP_SECONDS * timescale
+            moved = Fraction(start + run.shifts[track.track_id], timescale)
+            if not goes_on and abs(moved - self._file_end) > MAX_SKEW_SECONDS:
+                return True
+        return False
 
     def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
         """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""
@@ -370,7 +371,8 @@ class Cutter:
         opened, self._open = self._open, None
         if opened is None or self._run is None:
             return ()
-        opened.duration = max(opened.duration, min(until - opened.start, self._longest(self._run.init)))
+        # At least a tick: media of another track alone may lie behind what is listed already.
+        opened.duration = max(1, opened.duration, min(until - opened.start, self._longest(self._run.init)))
         self._listed_end = opened.start + opened.duration
         segment = self._segment(opened, self._run.epoch)
         self._next_number += 1

@@ -383,9 +383,29 @@ def test_while_the_picture_pauses_segments_are_cut_by_the_sound(begins: tuple[in
     assert [segment.is_key for segment in stream.segments][-1]
 
 
+def test_sound_beside_a_picture_that_lasts_comes_with_the_next_segment() -> None:
+    """Row 16, as ffmpeg sends it: one frame that lasts for the whole pause, then the sound of that time."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 11, tracks=(VIDEO,)))
+    stream.feed(*(fragment(at, 1, tracks=(AUDIO,)) for at in range(2, 13)), fragment(13, 2))
+    assert seconds(stream.end()) == [2, 11, 2]
+    assert (len(stream.epochs), stream.cutter.dropped) == (1, 0)
+    assert starts_in_file(stream, AUDIO) == [0, *range(2, 14)]
+    assert all(segment.is_key for segment in stream.segments)
+
+
+def test_tracks_in_fragments_of_their_own_are_both_kept() -> None:
+    stream = Stream()
+    for at in (0, 2, 4):
+        stream.feed(fragment(at, 2, tracks=(VIDEO,)), fragment(at, 2, tracks=(AUDIO,)))
+    assert [round(segment.seconds, 3) for segment in stream.end()] == [2, 2, 2, 0]
+    assert (len(stream.epochs), stream.cutter.dropped) == (1, 0)
+    assert starts_in_file(stream, AUDIO) == starts_in_file(stream, VIDEO) == [0, 2, 4]
+
+
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from([0.5, 1, 1.96, 2, 3]), st.sampled_from(["av", "av", "v", "a", "late v"])), max_size=25
+        st.tuples(st.sampled_from([0.5, 1, 1.96, 2, 3]), st.sampled_from(["av", "av", "v", "a", "late v", "late a"])),
+        max_size=25,
     )
 )
 def test_whatever_track_pauses_segments_last_and_stay_within_the_target(steps: list[tuple[float, str]]) -> None:
@@ -395,6 +415,8 @@ def test_whatever_track_pauses_segments_last_and_stay_within_the_target(steps: l
     for length, what in steps:
         if what == "late v":  # the sound of the same time comes first
             stream.feed(fragment(at, length, tracks=(AUDIO,)), fragment(at, length, tracks=(VIDEO,)))
+        elif what == "late a":
+            stream.feed(fragment(at, length, tracks=(VIDEO,)), fragment(at, length, tracks=(AUDIO,)))
         else:
             stream.feed(fragment(at, length, tracks=tracks[what]))
         at += length
