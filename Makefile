@@ -58,8 +58,8 @@ coverage: setup ## run the tests and print the coverage of product code
 	$(BIN)/python -m coverage report
 
 bench: setup ## print the benchmarks, side by side with other servers
-	@set -e; for one in upload stream live live_latency live_viewers live_recordings credentials files_store socket gateway client \
-	  webhooks; do $(BIN)/python -m tests.bench.$$one; done
+	@set -e; for one in upload stream live live_latency live_viewers live_publishers live_recordings credentials files_store socket gateway \
+	  client webhooks; do $(BIN)/python -m tests.bench.$$one; done
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -188,7 +188,7 @@ export class HlsSource {
       return null;
     }
     const ready = this.#placed ? this.#video.currentTime - this.#drift : segment.start;
-    return segment.start > ready + AHEAD ? null : segment;
+    return segment.start > ready + AHEAD && !this.#atPause() ? null : segment;
   }
 
   /** The first segment from a number on that is not in the buffer. */
@@ -313,6 +313,13 @@ export class HlsSource {
     return Array.from({ length: buffered.length }, (_, index) => index).some((index) => buffered.start(index) - 0.1 <= time && time < buffered.end(index));
   }
 
+  /** Whether playing has come to where nothing is shown although the segments are here: a track pauses, for however long. */
+  #atPause() {
+    const now = this.#video.currentTime;
+    const { number } = segmentAt(this.list, now + CHECK / 1000 - this.#drift);
+    return this.#placed && this.#target === null && !this.#buffered(now + 0.05) && this.#buffered(now - 2 * CHECK / 1000) && this.#have.has(number);
+  }
+
   /** Step over a hole in the media, where playing has come to one. */
   #step() {
     this.#wake();
@@ -321,9 +328,10 @@ export class HlsSource {
     // Someone who paused for longer than a sliding window goes on at its start: what came next has left the list.
     const start = this.list.start + this.#drift;
     const left = !video.paused && video.currentTime < start - DRIFT;
+    const pauses = this.#atPause();
     for (let index = 0; index < video.buffered.length; index++) {
       const begin = video.buffered.start(index);
-      if (begin > video.currentTime && (left || begin - video.currentTime < GAP)) {
+      if (begin > video.currentTime && (left || pauses || begin - video.currentTime < GAP)) {
         video.currentTime = begin + 0.01;
         return;
       }

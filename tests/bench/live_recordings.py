@@ -1,4 +1,4 @@
-"""Long live streams and what is left of them: a rewind, the file after the end, its length and a seek.
+"""Long live streams and what is left of them: updates of a long list, a rewind, the file after the end, its length and a seek.
 
 `.venv/bin/python -m tests.bench.live_recordings [--quick] [--store gridfs|files]`. The streams are simulated: written to the store
 by the live service's writer, without waiting. Baselines: nginx with the same list and segment as files; ffmpeg, which makes a
@@ -20,6 +20,8 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from deploy.local import databases
+from services.common.live.playlist import Playlist
+from services.common.live.segments import Epoch, Segment
 from tests.bench.measurements import OURS, Measurement, Target, describe_machine, format_table, missing_programs
 from tests.bench.stream import run_nginx
 from tests.support.databases import FilesFolder, ServerProcess, run_server, small_mongod_program, storage_env
@@ -32,6 +34,8 @@ from tests.support.processes import ServiceProcess, run_service
 DATABASE = "bench_recordings"
 NGINX, FFMPEG = "nginx", "ffmpeg"
 TOOLS = ("ffmpeg", "ffprobe", "nginx")
+LIST_HOURS, LIST_TARGET = 24.0, 2
+LIST_BEGAN = 1_800_000_000.0
 PADDING_ENDS = 4.0
 """Hours from which on the index fills the header so far that FFmpeg reads over the padding; else it skips it by another request."""
 
@@ -83,6 +87,33 @@ def file_url(stream: ServiceProcess, client: LiveClient) -> str:
     """The ordinary address of what a stream became."""
     described = client.get()
     return f"{stream.url}/file/stream?{urlencode({key: described[key] for key in ('folder', 'filename')}, quote_via=quote)}"
+
+
+def measure_updates(hours: float, rounds: int) -> list[Measurement]:
+    """One more segment in a list of so many hours, in this process: appended, and rendered as a delta and whole as gzip."""
+    update = Measurement(f"update of a list of {hours:g} h", "ms", [Target(1)])
+    delta = Measurement(f"{hours:g} h: delta update", "KiB", [Target(4)])
+    whole = Measurement(f"{hours:g} h: whole list, gzip", "KiB", [Target(400)])
+    playlist = Playlist(LIST_TARGET)
+    playlist.add_epoch(Epoch(0, b"", 90_000, 0, 0, LIST_BEGAN))
+    count = round(hours * 3600 / LIST_TARGET)
+
+    def append(number: int) -> None:
+        seconds = LIST_TARGET * number
+        places = (number, 0, 250_000 * number, 250_000, 90_000 * seconds, 90_000 * LIST_TARGET, 90_000)
+        playlist.append(Segment(*places, LIST_BEGAN + seconds, is_key=True))
+
+    for number in range(count):
+        append(number)
+    playlist.render_gzip()
+    for number in range(count, count + 100 * rounds):
+        began = time.perf_counter()
+        append(number)
+        texts = playlist.render_delta().encode(), playlist.render_gzip()
+        update.add(OURS, (time.perf_counter() - began) * 1000)
+        for measurement, text in zip((delta, whole), texts, strict=True):
+            measurement.add(OURS, len(text) / 1024)
+    return [update, delta, whole]
 
 
 def measure_rewind(recorder: Recorder, hours: float, rounds: int) -> list[Measurement]:
@@ -180,6 +211,7 @@ def main() -> None:
             measured = measure_rewind(recorder, rewound, rounds)
             for hours in lengths:
                 measured += measure_end(recorder, hours, rounds)
+            measured += measure_updates(LIST_HOURS, rounds)
     for line in format_table(measured, (OURS, NGINX, FFMPEG)):
         print(line)
 

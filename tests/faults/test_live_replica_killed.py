@@ -30,6 +30,7 @@ def replicas(live_env: dict[str, str], tmp_path: Path) -> Iterator[LiveReplicas]
 def test_nothing_is_lost_where_replicas_are_killed(
     replicas: LiveReplicas, library: ServiceProcess, seconds: float
 ) -> None:
+    """Row 26."""
     dice = random.Random(17)
     client = make_stream(replicas.services[0])
     sender = TusSender(client, replicas, dice)

@@ -15,6 +15,7 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import fragment, init
+from tests.support.hls_rules import check_playlist
 from tests.support.live_client import LiveClient, make_stream, media_of, probe, read_file, read_list
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.waiting import eventually
@@ -49,6 +50,10 @@ class Body:
         while b"\r\n\r\n" not in received and (data := self._socket.recv(65536)):
             received += data
         return received
+
+    def answer_rest(self) -> bytes:
+        """What comes next."""
+        return self._socket.recv(65536)
 
     def cut(self) -> None:
         self._socket.close()
@@ -89,6 +94,8 @@ def test_complete_fragments_are_kept_where_the_sender_is_killed(live: ServicePro
     assert (described["segments"], described["duration"]) == (3, 5)
     client.end()
     assert read_file(library, client)[BLOCK_SIZE:].startswith(media_of(sent))
+    listed = check_playlist(read_list(library, client).raise_for_status().text).entries
+    assert [(entry.seconds, entry.discontinuity) for entry in listed] == [(2, False), (1, False), (2, True)]
 
 
 def test_a_body_that_ends_with_its_stream(live: ServiceProcess) -> None:
@@ -112,17 +119,43 @@ def test_a_deleted_stream_cuts_its_body(live: ServiceProcess, library: ServicePr
     assert read_list(library, client).status_code == 404
 
 
-def test_a_cut_before_the_first_fragment_leaves_a_stream_that_waits(live: ServiceProcess) -> None:
-    """Row 3."""
+@pytest.mark.parametrize("sent", [init()[:100], init() + fragment(0, 2)[:300]], ids=["init", "between moof and mdat"])
+def test_a_cut_before_the_first_fragment_leaves_a_stream_that_waits(
+    live: ServiceProcess, library: ServiceProcess, sent: bytes
+) -> None:
+    """Row 3: without a list; objects of media are refused until an initialisation segment comes before them."""
     client = make_stream(live)
     with body_of(client) as body:
-        body.send(init()[:100])
-    eventually(lambda: live.log.count(client.made["media"]) == 1, 10, "the first one has ended")
-    with body_of(client) as body:
-        body.send(init() + fragment(0, 2)[:300])
-    eventually(lambda: live.log.count(client.made["media"]) == 2, 10, "the second one has ended")
+        body.send(sent)
+    eventually(lambda: live.log.count(client.made["media"]) == 1, 10, "it has ended")
     described = client.get()
     assert (described["state"], described["segments"], described["duration"]) == ("waiting", 0, 0)
+    assert read_list(library, client).status_code == 404
+    assert client.put("1.m4s", fragment(0, 2)).status_code == 412
+    assert client.put("init.mp4", init()).status_code == client.put("1.m4s", fragment(0, 2)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x1aE\xdf\xa3" + bytes(40), b"WebM; send fragmented MP4"),
+        (b"OggS" + bytes(40), b"send fragmented MP4"),
+        (init()[:24] + b"\x00\x00\x10\x00mdat", b"mdat before moov; send fragmented MP4"),
+        (init(codec=b"vp08"), b"taken are "),
+    ],
+    ids=["webm", "ogg", "moov last", "vp8"],
+)
+def test_what_is_not_taken_is_refused_at_its_first_bytes(live: ServiceProcess, sent: bytes, reason: bytes) -> None:
+    """Row 14: the body goes on, and is answered."""
+    client = make_stream(live)
+    with body_of(client) as body:
+        body.send(sent)
+        answer = body.answer()
+        assert answer.startswith(b"HTTP/1.1 415 ")
+        if not answer.partition(b"\r\n\r\n")[2]:
+            answer += body.answer_rest()
+        assert reason in answer
+    assert client.get()["state"] == "waiting"
 
 
 @pytest.mark.parametrize("takeover", [False, True])

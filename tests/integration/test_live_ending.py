@@ -27,6 +27,7 @@ from services.live.stream_writer import LiveStores, StreamWriter
 from tests.support.fragmented_mp4 import fragment, init
 from tests.support.live_client import media_of
 from tests.support.opened_stores import opened_store, with_stores
+from tests.support.store_inspectors import open_settings_inspector
 
 pytestmark = pytest.mark.anyio
 BOTH = with_stores(("gridfs-motor",), ("files-sqlite",))
@@ -146,6 +147,7 @@ async def test_any_process_goes_on_with_an_end_that_was_begun(service: Service, 
     data = b"".join(blocks)
     session = Session(2, (await other.ender.get(stream_id)).position, None, b"")
     assert session.position.offset == len(data)
+    assert data[BLOCK_SIZE:] == media_of(MEDIA), "never truncated"
     if step != "commit":
         assert data[4:8] == b"ftyp"
         assert b"sidx" in data[:BLOCK_SIZE]
@@ -260,12 +262,18 @@ async def test_a_recording_that_was_renamed_and_not_committed_is_found(
 
 
 @BOTH
-async def test_a_stream_that_is_thrown_away_is_there_for_its_publisher_alone(service: Service) -> None:
-    """Row 21: its blocks are doomed at once."""
+async def test_a_stream_that_is_thrown_away_is_there_for_its_publisher_alone(
+    service: Service, stores: list[StoreSettings]
+) -> None:
+    """Row 21: its blocks leave at once."""
     stream_id = await service.make()
-    writer = await service.write(stream_id, MEDIA)
+    writer = await service.write(stream_id, init() + b"".join(fragment(at, 1, fill=BLOCK_SIZE) for at in range(4)))
     await writer.close()
-    await service.ender.delete(stream_id)
+    with open_settings_inspector(stores[0]) as inspector:
+        assert inspector.count_chunks() > 4
+        await service.ender.delete(stream_id)
+        assert inspector.count_chunks() == 0
+        assert inspector.count_live()[1] == 0, "nor a segment or an epoch"
     assert (await service.ender.read(stream_id)).was_deleted
     for call in (service.ender.get, service.ender.delete):
         with pytest.raises(NotFound):
@@ -274,6 +282,22 @@ async def test_a_stream_that_is_thrown_away_is_there_for_its_publisher_alone(ser
     assert await service.store.uploads.get_info(writer.stream.new.upload_id) is None
     assert service.recorded.events[-1] == ("live.ended", {"reason": "deleted", "file": None})
     assert (await service.make()) != stream_id  # the name is free
+
+
+@BOTH
+async def test_what_a_writer_holds_is_bounded(service: Service) -> None:
+    """Row 35: one fragment and 2 MiB of blocks, though nothing is made visible and the fragments come in pieces."""
+    stream_id = await service.make()
+    writer = await StreamWriter.open(service.stores, await service.ender.get(stream_id), "tus/1", lambda _: None)
+    await writer.take(writer.session.feed(init(), 0.0))
+    for at in range(8):
+        media = fragment(at, 1, fill=400_000)
+        for start in range(0, len(media), 65536):
+            await writer.take(writer.session.feed(media[start : start + 65536], 0.0))
+            assert writer.session.held_bytes <= len(media)
+            assert len(writer._chunker) <= 8 * BLOCK_SIZE
+        assert writer.session.held_bytes == 0
+    await writer.close()
 
 
 @BOTH
@@ -299,11 +323,12 @@ async def test_a_recording_gets_its_digest_later(service: Service) -> None:
 
 
 @BOTH
-async def test_a_stream_that_never_starts_ends_without_a_file(service: Service) -> None:
+@pytest.mark.parametrize("sent", [b"", init(), init() + fragment(0, 2)[:-1]], ids=["nothing", "init", "no fragment"])
+async def test_a_stream_that_never_starts_ends_without_a_file(service: Service, sent: bytes) -> None:
     """Row 22."""
     stream_id = await service.make()
-    writer = await service.write(stream_id, init())
-    await writer.close()
+    if sent:
+        await (await service.write(stream_id, sent)).close()
     idle = IdleStreams(service.store.live, service.ender, service.ender._events, 0.2, 1.0)
     idle._waiting = 0.0
     await idle.run_once()

@@ -1,6 +1,6 @@
-"""What is counted of long live streams: requests of a rewind, of a length and of a seek, and the bytes that are stored.
+"""What is counted of long live streams: requests of a rewind, of a length and of a seek, bytes that are stored, and memory.
 
-`tests.bench.live_recordings` has the times that belong to them. That memory stays flat over 43,200 segments is shown by
+`tests.bench.live_recordings` has the times that belong to them. What the lists of a day hold of each segment is measured by
 `tests/unit/stream/live/test_stream_loader.py`.
 """
 
@@ -16,18 +16,24 @@ import pymongo
 import pytest
 
 from tests.support.databases import FilesFolder, ServerProcess, storage_env
+from tests.support.fragmented_mp4 import fragment, init
 from tests.support.hls_rules import check_playlist
 from tests.support.http_reads import read_length, read_picture
 from tests.support.live_client import LiveClient, make_stream, probe
 from tests.support.live_replicas import store_settings
 from tests.support.long_streams import SampleMedia, encode_sample, write_stream
+from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.programs import require_program
 from tests.support.sizes import MIB
+from tests.support.waiting import eventually
 
 DATABASE = "test_live_figures"
 SHORT, LONG = 600, 4 * 3600
 LENGTHS = (SHORT, pytest.param(LONG, marks=pytest.mark.long))
+SEGMENTS_OF_AN_HOUR = 1800
+BYTES_OF_A_LISTED_SEGMENT = 400
+"""Of the index and the text of a list, as the stream service keeps them."""
 pytestmark = pytest.mark.parametrize("kind", ["gridfs-", "files"], scope="module")
 
 
@@ -71,7 +77,8 @@ def run_recordings(
     server: ServerProcess, redis_url: str, database: str, media: SampleMedia, folder: Path
 ) -> Iterator[Recordings]:
     """Services on a new database."""
-    env = storage_env(server, redis_url, database)
+    more = {"GRIDCAST_LIVE_INTAKE_FACTOR": "0", "GRIDCAST_LIVE_MAX_DURATION": "100000"}
+    env = storage_env(server, redis_url, database, **more)
     with (
         run_service("services.live", folder, env) as live,
         run_service("services.stream", folder, env) as stream,
@@ -139,3 +146,41 @@ def test_what_is_stored_of_a_recording_is_at_most_1_01_of_its_media(
         assert client.end()["state"] == "ended"
     assert sent > 64 * MIB
     assert sent <= recordings.stored_bytes() - before <= 1.01 * sent
+
+
+@pytest.mark.parametrize(
+    "hours", [(0.25, 0.5), pytest.param((1, 6, 12, 24), marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_memory_stays_flat_along_a_stream(recordings: Recordings, hours: tuple[float, ...]) -> None:
+    """Of the live service, whatever the stream's length; of the stream service but for the index and the text of the list.
+
+    One body of segments of two seconds, sent as fast as it is taken. Whoever watches asks for all forms of the list.
+    """
+    client = make_stream(recordings.live)
+    address = f"{recordings.stream.url}/live/{client.id}/media.m3u8"
+    marks = [round(one * SEGMENTS_OF_AN_HOUR) for one in hours]
+    held: list[tuple[int, int]] = []
+
+    def look(count: int) -> None:
+        eventually(lambda: client.get()["segments"] == count, 60, "all segments are listed")
+        eventually(lambda: httpx.get(address, headers={"accept-encoding": "identity"}).text.count("#EXTINF") == count)
+        for query in ("", "?_HLS_skip=YES", "?window=600"):
+            httpx.get(address + query).raise_for_status()
+        assert len(httpx.get(f"{address}?_HLS_skip=YES").content) < 4 * 1024
+        with httpx.stream("GET", address, headers={"accept-encoding": "gzip"}) as answer:
+            assert sum(map(len, answer.iter_raw())) < 400 * 1024
+        held.append((anonymous_memory(recordings.live.pid), anonymous_memory(recordings.stream.pid)))
+
+    def body() -> Iterator[bytes]:
+        yield init()
+        for number in range(marks[-1]):
+            yield fragment(2 * number, 2)
+            if number + 1 in marks:
+                look(number + 1)
+
+    assert client.post(body()).status_code == 204
+    print(f"live and stream service, MiB after {hours} h:", [tuple(one // MIB for one in pair) for pair in held])
+    listed = BYTES_OF_A_LISTED_SEGMENT * (marks[-1] - marks[0])
+    assert held[-1][0] - held[0][0] < 8 * MIB
+    assert held[-1][1] - held[0][1] < listed + 16 * MIB, "and the texts of the answers"
+    assert client.end()["segments"] == marks[-1]

@@ -191,6 +191,20 @@ async def test_what_is_published_of_a_stream(limited: Service) -> None:
 
 @BOTH
 @pytest.mark.anyio
+async def test_key_frames_that_are_too_rare_are_warned_of_once(limited: Service) -> None:
+    """Row 9: fragments are short enough, and segments begin without a key frame."""
+    stream_id = await limited.make()
+    intake = await open_intake(limited, stream_id)
+    await feed_each(intake, [fragment(at, 1) for at in range(6)])
+    assert "live.warning" not in limited.recorded.types
+    await feed_each(intake, [fragment(at, 1, key=at % 6 == 0) for at in range(6, 24)])
+    warned = [data for kind, data in limited.recorded.events if kind == "live.warning"]
+    assert warned == [{"kind": "gop", "target": 2}]
+    await intake.writer.close()
+
+
+@BOTH
+@pytest.mark.anyio
 async def test_a_short_stream_is_warned_before_its_end(limited: Service) -> None:
     """Row 33: a limit of less than five minutes is warned of in proportion, once."""
     stream_id = await limited.make()

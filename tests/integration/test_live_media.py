@@ -2,10 +2,12 @@
 
 import struct
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
+from deploy.ingest.listeners import IngestListener, IngestSettings, ffmpeg_command
 from services.common.containers.scanner import FactsScanner
 from services.common.live.initialisation import SAMPLE_ENTRIES
 from services.common.store.limits import BLOCK_SIZE
@@ -15,8 +17,6 @@ from tests.support.live_client import make_stream, media_of, read_file, read_lis
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess
 from tests.support.waiting import eventually
-
-FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov+default_base_moof")
 
 
 def many(count: int, *, key: bool = True, durations: bool = True) -> bytes:
@@ -121,6 +121,19 @@ def test_memory_that_refused_media_has_held_is_given_back(live: ServiceProcess) 
     eventually(lambda: anonymous_memory(live.pid) - before < 8 << 20, 20, "the memory is given back")
 
 
+def test_a_sender_without_key_frames_is_told_why(live: ServiceProcess, library: ServiceProcess) -> None:
+    """Row 10: what came for half a minute was dropped; with a key frame in time the stream would have begun."""
+    client = make_stream(live)
+    sent = init() + many(30, key=False)
+    assert client.patch(0, sent).status_code == 204
+    assert (client.get()["state"], read_list(library, client).status_code) == ("waiting", 404)
+    answer = client.patch(len(sent), fragment(30, 1, key=False))
+    assert (answer.status_code, "no key frame within 30 s" in answer.json()["detail"]) == (400, True)
+    other = make_stream(live)
+    assert other.patch(0, sent + fragment(30, 2)).status_code == 204
+    assert other.get()["duration"] == 2
+
+
 def test_a_size_that_changes_in_band_is_no_epoch(live: ServiceProcess, library: ServiceProcess) -> None:
     """Row 11: the parameter sets of avc3 are in the samples, so the list says the first size on."""
     client = make_stream(live)
@@ -136,14 +149,15 @@ def test_a_size_that_changes_in_band_is_no_epoch(live: ServiceProcess, library: 
 def test_time_stamps_of_33_bits_that_wrap_are_unwrapped_by_the_remuxer(
     live: ServiceProcess, library: ServiceProcess, ffmpeg: str
 ) -> None:
-    """Row 8: MPEG-TS that begins 3 s before 2^33 ticks of 90 kHz, copied with the flags of the ingest."""
+    """Row 8: MPEG-TS that begins 3 s before 2^33 ticks of 90 kHz, copied by the command of the ingest."""
     wrap = (1 << 33) / 90_000
     command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=6", "-c:v"]
     command += ["libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-muxdelay", "0"]
     command += ["-output_ts_offset", str(wrap - 3), "-f", "mpegts", "-"]
     transport = subprocess.check_output(command, timeout=60)
-    remux = [ffmpeg, "-v", "error", "-f", "mpegts", "-i", "-", "-c", "copy", "-f", "mp4", *FRAGMENTED, "-"]
-    sent = subprocess.run(remux, input=transport, check=True, capture_output=True, timeout=60).stdout
+    ingest = ffmpeg_command(IngestListener("mpegts", 1), IngestSettings("http://localhost", "0123456789abcdef"))
+    remux = ["-" if part.startswith("tcp://") else part for part in ingest[1:]]
+    sent = subprocess.run([ffmpeg, *remux], input=transport, check=True, capture_output=True, timeout=60).stdout
     client = make_stream(live)
     assert client.patch(0, sent, len(sent)).status_code == 204
     listed = check_playlist(read_list(library, client).raise_for_status().text)
@@ -214,6 +228,64 @@ def test_a_gap_in_audio_of_more_than_a_second_is_a_discontinuity(live: ServicePr
     client.end()
     listed = check_playlist(read_list(library, client).raise_for_status().text)
     assert [entry.discontinuity for entry in listed.entries] == [False, False, True, False]
+
+
+def test_while_the_picture_pauses_the_list_goes_on_with_the_sound(
+    live: ServiceProcess, library: ServiceProcess
+) -> None:
+    """Row 16, of a screen that shows nothing new: each request goes on from what is stored."""
+    client = make_stream(live)
+    sound = [fragment(4 + at, 1, tracks=(AUDIO,)) for at in range(12)]
+    sent = [init(), fragment(0, 2), fragment(2, 2), *sound]
+    offset = 0
+    for piece in sent:
+        assert client.patch(offset, piece).status_code == 204
+        offset += len(piece)
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert sum(entry.seconds for entry in listed.entries) >= 14, "it is listed while the picture pauses"
+    assert client.get()["state"] == "live"
+    assert client.patch(offset, back := fragment(16, 2)).status_code == 204
+    client.end()
+    listed = check_playlist(read_list(library, client).raise_for_status().text)
+    assert [entry.seconds for entry in listed.entries] == [2] * 9
+    assert not any(entry.discontinuity for entry in listed.entries)
+    assert read_file(library, client)[BLOCK_SIZE:] == media_of(b"".join([*sent, back]))
+
+
+def test_a_picture_that_stands_still_is_taken_as_ffmpeg_sends_it(
+    live: ServiceProcess, library: ServiceProcess, ffmpeg: str, tmp_path: Path
+) -> None:
+    """Row 16: ten seconds without a new frame, and sound all the time; every frame of both is in the list and in the file."""
+    command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=25:duration=20"]
+    command += ["-f", "lavfi", "-i", "sine=r=48000:duration=20", "-vf", "select='lt(t,4)+gte(t,14)'", "-vsync", "vfr"]
+    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+    command += [
+        "-frag_duration",
+        "1000000",
+        "-movflags",
+        "frag_keyframe+empty_moov+default_base_moof",
+        "-f",
+        "mp4",
+        "-",
+    ]
+    sent = subprocess.check_output(command, timeout=60)
+    client = make_stream(live)
+    assert client.patch(0, sent, len(sent)).status_code == 204
+    url = f"{library.url}/live/{client.id}/media.m3u8"
+    listed = check_playlist(httpx.get(url).raise_for_status().text, overlong=True).entries
+    assert not any(entry.discontinuity for entry in listed)
+    assert sum(entry.seconds for entry in listed) == pytest.approx(20, abs=0.1)
+    (path := tmp_path / "recording.mp4").write_bytes(read_file(library, client))
+    (tmp_path / "sent.mp4").write_bytes(sent)
+    for track in ("0:v", "0:a"):
+        read = [ffmpeg, "-v", "error", "-nostdin", "-i", "", "-map", track, "-f", "framemd5", "-"]
+        digests = []
+        for source in (str(tmp_path / "sent.mp4"), str(path), url):
+            read[5] = source
+            found = subprocess.check_output(read, timeout=60, text=True).splitlines()
+            digests.append([line.rpartition(",")[2] for line in found if not line.startswith("#")])
+        assert digests[0] == digests[1] == digests[2]
+        assert len(digests[0]) > 200
 
 
 def test_a_list_is_as_long_as_its_file(live: ServiceProcess, library: ServiceProcess) -> None:

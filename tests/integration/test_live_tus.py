@@ -9,8 +9,11 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import fragment, init
-from tests.support.live_client import TUS, LiveClient, make_stream, media_of, probe, read_file
+from tests.support.hls_rules import check_playlist
+from tests.support.live_client import TUS, LiveClient, make_stream, media_of, probe, read_file, read_list
 from tests.support.processes import ServiceProcess, run_service
+from tests.support.scripted_upstream import open_connection
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,27 @@ def test_a_stream_is_received_by_two_replicas_and_becomes_a_file_that_seeks(
     # The answer to the last request may have been lost: what is repeated learns that all of it is there.
     again = client.patch(offset - len(piece), piece, len(sample))
     assert (again.status_code, again.headers["upload-offset"]) == (409, str(len(sample)))
+
+
+@pytest.mark.parametrize("cut", [10, 200, -30], ids=["in a header", "in moof", "in mdat"])
+def test_a_connection_that_is_cut_in_mid_box_goes_on_at_another_replica(
+    live: ServiceProcess, second: ServiceProcess, library: ServiceProcess, cut: int
+) -> None:
+    """Row 2: HEAD there answers all that came, and the sender goes on in the same epoch without a gap."""
+    client, last = make_stream(live, takeover=True), fragment(2, 2, fill=400)
+    sent = init() + fragment(0, 2) + last + fragment(4, 2)
+    came = len(init() + fragment(0, 2)) + cut % len(last)
+    head = f"PATCH {client.made['tus']} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+    head += f"Content-Type: application/offset+octet-stream\r\nAuthorization: {client.auth['authorization']}\r\n"
+    with open_connection(live.port, 15) as connection:
+        connection.sendall(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent[:came])
+        eventually(lambda: client.get()["segments"] == 1, 10, "it is received")
+    client.url = second.url
+    assert eventually(lambda: client.head().headers["upload-offset"] == str(came), 10, "all that came is durable")
+    assert client.patch(came, sent[came:], len(sent)).status_code == 204
+    listed = check_playlist(read_list(library, client).raise_for_status().text).entries
+    assert [(entry.seconds, entry.discontinuity) for entry in listed] == [(2, False)] * 3
+    assert read_file(library, client)[BLOCK_SIZE:] == media_of(sent)
 
 
 def test_an_end_by_request_keeps_what_is_complete_and_is_repeated(

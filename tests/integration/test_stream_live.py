@@ -255,6 +255,16 @@ async def test_head_of_lists_and_segments_is_get_without_a_body(http: httpx.Asyn
             assert {**head.headers, "date": "", "x-request-id": ""} == {**get.headers, "date": "", "x-request-id": ""}
 
 
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"])
+async def test_the_clock_of_a_viewer_changes_nothing(http: httpx.AsyncClient, listed: LiveWriter, date: str) -> None:
+    """Row 40: no list, which may have grown, is "not modified", and no segment is missing."""
+    for path in ("media.m3u8", "index.m3u8", "0/init.mp4", "0/0.m4s", "media.m3u8?_HLS_msn=1"):
+        plain = await http.get(f"{listed.path}/{path}")
+        fields = {"date": date} | ({"if-modified-since": date} if "m3u8" in path else {})
+        dated = await http.get(f"{listed.path}/{path}", headers=fields)
+        assert (dated.status_code, dated.content) == (200, plain.content)
+
+
 async def test_lists_are_compressed_where_the_client_takes_it(http: httpx.AsyncClient, listed: LiveWriter) -> None:
     for query in ("", "?window=6", "?_HLS_skip=YES"):
         plain = await http.get(f"{listed.path}/media.m3u8{query}", headers={"accept-encoding": "gzip;q=0, br"})

@@ -18,6 +18,7 @@ import pytest
 from bson import ObjectId
 
 from services.common.media import sha256_etag
+from services.common.settings import StoreSettings
 from services.common.store.files.rows import fold
 from tests.support.sizes import CHUNK_SIZE
 
@@ -564,6 +565,19 @@ def open_inspector(uri: str, name: str) -> Iterator[Any]:
         yield inspector
     finally:
         inspector.close()
+
+
+@contextlib.contextmanager
+def open_settings_inspector(settings: StoreSettings) -> Iterator[Any]:
+    """Inspect the store of these settings: GridFS, or files with SQLite."""
+    folder = Path(settings.files_dir)
+    uri, name = (
+        (f"{FILES_PREFIX}{folder.parent}", folder.name)
+        if settings.store == "files"
+        else (settings.mongodb_uri.get_secret_value(), settings.mongodb_database)
+    )
+    with open_inspector(uri, name) as inspector:
+        yield inspector
 
 
 @contextlib.contextmanager

@@ -66,6 +66,14 @@ class _Run:
             if track.track_id in self.ends
         )
 
+    def place(self, track_id: int, ticks: int) -> int:
+        """Where a time of another track is, in the file's time."""
+        return (ticks + self.shifts[track_id]) * self.init.timescale // self.init.tracks[track_id].timescale
+
+    def others_end(self) -> int:
+        """Where the other tracks end, in the file's time; 0 where that is not known."""
+        return max((self.place(track_id, end) for track_id, end in self.ends.items()), default=0)
+
     def note_ends(self, fragment: Fragment) -> None:
         for track in fragment.tracks:
             if track.track_id == self.init.main_track:
@@ -244,7 +252,8 @@ class Cutter:
             run.breaks = True
         if (
             run is None
-            or not -init.timescale // 10 <= gap <= MAX_GAP_SECONDS * init.timescale
+            or gap < -init.timescale // 10
+            or min(gap, run.file_time(start) - run.others_end()) > MAX_GAP_SECONDS * init.timescale
             or (run.breaks and is_key)
         ):
             if not is_key:
@@ -252,13 +261,15 @@ class Cutter:
             closed = self._close_at_end()
             run = self._run = self._start_run(init, fragment, start, now - duration / init.timescale)
             epochs, gap = (run.epoch,), 0
-        elif self._open is not None and self._ends_before(self._open, main, gap + duration, init):
+        elif self._open is not None and self._ends_before(self._open, run, main, duration):
             closed = self._close(run.file_time(start))
         self._dropped_seconds = 0.0
         opened = self._open
         if opened is None:
             begin = self._begin_of(run.file_time(start), duration, init)
             opened = self._open = _OpenSegment(self._position, begin, run.date(begin), is_key)
+        elif not opened.duration:  # it began with another track
+            opened.is_key = is_key
         run.expected = start + duration
         run.last_duration = duration
         opened.duration = run.file_time(run.expected) - opened.start
@@ -269,20 +280,36 @@ class Cutter:
         return Cut(data, epochs, closed)
 
     def _place_other(self, fragment: Fragment) -> Cut:
-        """A fragment without the main track goes with the open segment, else it is dropped."""
+        """Place a fragment without the main track: in the open segment, else in the next one.
+
+        Where the main track has nothing for so long, the other tracks say where segments end.
+        """
         run = self._run
-        if run is None or self._open is None or self._is_far_from(run, fragment):
+        if run is None or self._is_far_from(run, fragment):
             self.dropped += 1
             return Cut()
+        start = min(run.place(track.track_id, _start(track)) for track in fragment.tracks)
+        end = max(run.place(track.track_id, _start(track) + track.duration) for track in fragment.tracks)
+        opened, closed = self._open, tuple[Segment, ...]()
         run.breaks = run.breaks or run.has_gap(fragment)
-        return Cut(self._append(run, self._open, fragment))
+        if opened is not None and start > opened.start and self._is_too_long(end - opened.start, run.init):
+            opened.duration = max(opened.duration, run.others_end() - opened.start)
+            closed, opened = self._close(), None
+        if opened is None:
+            begin = self._begin_of(start, end - start, run.init)
+            self._open = opened = _OpenSegment(self._position, begin, run.date(begin), is_key=False)
+        return Cut(self._append(run, opened, fragment), segments=closed)
 
     def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
-        """Whether a fragment without the main track does not belong to the end of the file."""
-        starts = (
-            Fraction(_start(t) + run.shifts[t.track_id], run.init.tracks[t.track_id].timescale) for t in fragment.tracks
-        )
-        return any(abs(start - self._file_end) > MAX_SKEW_SECONDS for start in starts)
+        """Whether a fragment without the main track does not belong to the end of the file, nor goes on with its own track."""
+        for track in fragment.tracks:
+            start, timescale = _start(track), run.init.tracks[track.track_id].timescale
+            end = run.ends.get(track.track_id)
+            goes_on = end is not None and abs(start - end) <= MAX_GAP_SECONDS * timescale
+            moved = Fraction(start + run.shifts[track.track_id], timescale)
+            if not goes_on and abs(moved - self._file_end) > MAX_SKEW_SECONDS:
+                return True
+        return False
 
     def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
         """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""
@@ -305,11 +332,14 @@ class Cutter:
             self._file_end = max(self._file_end, Fraction(end, run.init.tracks[track.track_id].timescale))
         return data
 
-    def _ends_before(self, opened: _OpenSegment, main: TrackFragment, ticks: int, init: InitSegment) -> bool:
-        """Whether a segment ends before a fragment that would make it longer by `ticks`."""
+    def _ends_before(self, opened: _OpenSegment, run: _Run, main: TrackFragment, duration: int) -> bool:
+        """Whether a segment ends before the next fragment of the main track."""
+        start = run.file_time(_start(main))
+        if not opened.duration and start <= opened.start:
+            return False  # it has another track of the same time
         share = MIN_KEYED_SHARE if opened.is_key else MIN_KEYED_SHARE / 3
-        is_keyed = main.begins_with_sync_sample and opened.duration >= share * self._target * init.timescale
-        return is_keyed or self._is_too_long(opened.duration + ticks, init)
+        is_keyed = main.begins_with_sync_sample and opened.duration >= share * self._target * run.init.timescale
+        return is_keyed or self._is_too_long(start + duration - opened.start, run.init)
 
     def _is_too_long(self, ticks: int, init: InitSegment) -> bool:
         """Whether a segment of this length, rounded to whole seconds, exceeds the list's target."""
@@ -341,7 +371,8 @@ class Cutter:
         opened, self._open = self._open, None
         if opened is None or self._run is None:
             return ()
-        opened.duration = max(opened.duration, min(until - opened.start, self._longest(self._run.init)))
+        # At least a tick: media of another track alone may lie behind what is listed already.
+        opened.duration = max(1, opened.duration, min(until - opened.start, self._longest(self._run.init)))
         self._listed_end = opened.start + opened.duration
         segment = self._segment(opened, self._run.epoch)
         self._next_number += 1

@@ -144,5 +144,9 @@ def test_player_keeps_a_minute_and_loads_the_rest_again(tmp_path: Path, length: 
     assert seen["epochs"] == 1 or length > 2, "the epochs join"
     assert seen["rewound"] == [False, [0, 1, 2], 0]
     assert int(61 / length) in seen["middle"], "found at once, or behind one that begins too late"
+    hole, stepped = seen["paused"]
+    assert (hole, stepped) == (pytest.approx(15 * length, abs=0.1), pytest.approx(0, abs=0.1)), (
+        "the pause is stepped over"
+    )
     assert seen["bounded"] is seen["again"] is True
     assert seen["ended"] == [True, pytest.approx(200 + 100 * (length - 2), abs=6)]

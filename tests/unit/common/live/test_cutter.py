@@ -158,8 +158,10 @@ def test_what_comes_before_the_first_key_frame_is_dropped_but_not_for_ever() -> 
     """Row 10, and 11."""
     stream = Stream().feed(fragment(0, 1, key=False), fragment(1, 1))
     assert (stream.cutter.dropped, stream.epochs[0].base_time) == (1, 90_000)
-    with pytest.raises(UnsupportedMedia, match="no key frame"):
-        Stream().feed(*(fragment(at, 1, key=False) for at in range(40)))
+    late = Stream().feed(*(fragment(at, 1, key=False) for at in range(30)), fragment(30, 2), fragment(32, 2))
+    assert (seconds(late.end()), late.cutter.dropped) == ([2, 2], 30)
+    with pytest.raises(UnsupportedMedia, match="no key frame within 30 s"):
+        Stream().feed(*(fragment(at, 1, key=False) for at in range(31)))
 
 
 def test_durations_that_are_not_stated_are_the_next_fragments_start() -> None:
@@ -360,3 +362,65 @@ def test_an_epoch_after_a_gap_in_audio_waits_for_a_key_frame(alone: bool) -> Non
     stream.end()
     assert [epoch.base_time / 90_000 for epoch in stream.epochs] == [0, 5]
     assert stream.cutter.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("begins", "expected"), [((2,), [2, 2, 2, 2, 2]), ((2, 1), [2, 2, 2, 2, 1, 2]), ((1,), [2, 2, 2, 1, 2])]
+)
+def test_while_the_picture_pauses_segments_are_cut_by_the_sound(begins: tuple[int, ...], expected: list[int]) -> None:
+    """Row 16: nothing is dropped, and the picture goes on in the same epoch."""
+    stream, at = Stream(), 0
+    for length in begins:
+        stream.feed(fragment(at, length))
+        at += length
+    stream.feed(*(fragment(at + second, 1, tracks=(AUDIO,)) for second in range(6)))
+    assert sum(segment.seconds for segment in stream.segments) >= at + 6 - 2, "listed while it pauses"
+    stream.feed(fragment(at + 6, 2))
+    assert seconds(stream.end()) == expected
+    assert (len(stream.epochs), stream.cutter.dropped) == (1, 0)
+    assert starts_in_file(stream, AUDIO)[-7:] == list(range(at, at + 7))
+    assert starts_in_file(stream, VIDEO)[-1] == at + 6
+    assert [segment.is_key for segment in stream.segments][-1]
+
+
+def test_sound_beside_a_picture_that_lasts_comes_with_the_next_segment() -> None:
+    """Row 16, as ffmpeg sends it: one frame that lasts for the whole pause, then the sound of that time."""
+    stream = Stream().feed(fragment(0, 2), fragment(2, 11, tracks=(VIDEO,)))
+    stream.feed(*(fragment(at, 1, tracks=(AUDIO,)) for at in range(2, 13)), fragment(13, 2))
+    assert seconds(stream.end()) == [2, 11, 2]
+    assert (len(stream.epochs), stream.cutter.dropped) == (1, 0)
+    assert starts_in_file(stream, AUDIO) == [0, *range(2, 14)]
+    assert all(segment.is_key for segment in stream.segments)
+
+
+def test_tracks_in_fragments_of_their_own_are_both_kept() -> None:
+    stream = Stream()
+    for at in (0, 2, 4):
+        stream.feed(fragment(at, 2, tracks=(VIDEO,)), fragment(at, 2, tracks=(AUDIO,)))
+    assert [round(segment.seconds, 3) for segment in stream.end()] == [2, 2, 2, 0]
+    assert (len(stream.epochs), stream.cutter.dropped) == (1, 0)
+    assert starts_in_file(stream, AUDIO) == starts_in_file(stream, VIDEO) == [0, 2, 4]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([0.5, 1, 1.96, 2, 3]), st.sampled_from(["av", "av", "v", "a", "late v", "late a"])),
+        max_size=25,
+    )
+)
+def test_whatever_track_pauses_segments_last_and_stay_within_the_target(steps: list[tuple[float, str]]) -> None:
+    stream, at = Stream(), 0.0
+    stream.has_holes = True  # where no track has anything for a moment
+    tracks = {"av": (VIDEO, AUDIO), "v": (VIDEO,), "a": (AUDIO,)}
+    for length, what in steps:
+        if what == "late v":  # the sound of the same time comes first
+            stream.feed(fragment(at, length, tracks=(AUDIO,)), fragment(at, length, tracks=(VIDEO,)))
+        elif what == "late a":
+            stream.feed(fragment(at, length, tracks=(VIDEO,)), fragment(at, length, tracks=(AUDIO,)))
+        else:
+            stream.feed(fragment(at, length, tracks=tracks[what]))
+        at += length
+    longest = max((length for length, _ in steps), default=0)
+    for segment in stream.end():
+        assert segment.duration > 0
+        assert int(segment.seconds + 0.5) <= max(2, int(longest + 1.5))

@@ -24,6 +24,7 @@ class Ranges {
   }
 }
 const log = [];
+let pause = [Infinity, Infinity];
 class Buffer_ {
   buffered = new Ranges();
   updating = false;
@@ -48,6 +49,7 @@ class Buffer_ {
         return;
       }
       const begin = baseTime(data, this.scales) + this.timestampOffset;
+      if (begin >= pause[0] && begin < pause[1]) return; // one track alone
       this.buffered.add(begin, begin + length);
     });
   }
@@ -147,6 +149,18 @@ fetched.length = 0;
 video.currentTime = 61;
 await until(() => holds(61));
 seen.middle = [...fetched];
+// A track pauses for longer than what is loaded ahead.
+video.buffer.buffered.remove(0, Infinity);
+pause = [90 * length / 2 - 0.5, 120 * length / 2 - 0.5];
+video.currentTime = 80.5;
+const rangeAt = (time) => video.buffered.all.find(([begin, end]) => begin <= time && time < end) ?? [NaN, NaN];
+await until(() => rangeAt(80.5)[1] > pause[0]);
+const [, end] = rangeAt(80.5);
+video.play(end - 0.01);
+await until(() => video.currentTime > end);
+const [begin] = rangeAt(video.currentTime);
+seen.paused = [begin - end, video.currentTime - begin];
+pause = [Infinity, Infinity];
 // To the edge again, and to the end.
 fetched.length = 0;
 video.currentTime = source.edge;

@@ -2,13 +2,16 @@
 
 import asyncio
 import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from services.common.asgi import ClientDisconnected
 from services.common.errors import NotFound, ServiceUnavailable
-from services.common.live.segments import Epoch
+from services.common.live.segments import Epoch, Segment
+from services.common.store.live_store import LivePosition
 from services.stream.live.renderings import View
 from services.stream.live.stream_loader import StreamLoader
 from tests.support.fragmented_mp4 import init
@@ -17,6 +20,42 @@ from tests.support.waiting import eventually_async
 from tests.unit.stream.live.live_streams import STREAM_ID, Clock, NoMarks, Streams
 
 pytestmark = pytest.mark.anyio
+
+SEGMENTS_OF_AN_HOUR = 1800
+BYTES_OF_A_SEGMENT = 400
+"""What a loader keeps of one: its place in the file, its times, its line of the list, and that compressed."""
+BYTES_OF_A_STREAM = 400 * 1024
+"""What it keeps besides, however long the stream is; most of it is the state of the compressor."""
+
+
+class LongStream(Streams):
+    """A store that makes segments when they are read: what a test measures is held by the loader."""
+
+    count = 0
+
+    def add(self, count: int, epoch: int = 0) -> None:
+        assert self.stream is not None
+        assert epoch == 0
+        self.count += count
+        position = LivePosition(0, last_segment=self.count - 1)
+        self.stream = replace(self.stream, position=position, epochs=tuple(self.epochs))
+
+    async def read_segments(self, stream_id: str, first: int, limit: int = 5000) -> Sequence[Segment]:
+        last = min(self.count, first + limit)
+        return [
+            Segment(
+                number,
+                0,
+                250_000 * number,
+                250_000 + number % 999,
+                180_000 * number,
+                180_000,
+                90_000,
+                1_800_000_000.0 + 2 * number,
+                True,
+            )
+            for number in range(first, last)
+        ]
 
 
 def never() -> bool:
@@ -264,31 +303,35 @@ async def test_reloads_may_block_after_a_steady_cadence_and_for_ever() -> None:
     assert "CAN-BLOCK-RELOAD=YES" in other.playlist.render()
 
 
-async def test_a_day_of_segments_is_kept_flat_and_read_in_small_pieces() -> None:
-    """43,200 segments by a simulated clock: each update costs its segment, and a delta stays small."""
-    streams, clock = Streams(3), Clock()
-    loader = make(streams, clock)
-    await loader.ensure_current()
-    streams.add(43_200 - 3 - 600)
-    clock.now += 4
-    await loader.ensure_current()
-    whole, delta = View(), View(delta=True)
-    assert len(loader.renderings.get(whole, gzip=True) or b"") < 400 * 1024
+async def test_what_a_stream_of_a_day_holds_is_its_index_and_its_lines() -> None:
+    """43,200 segments by a simulated clock: after each hour the same bytes for each segment, and nothing beside them grows.
+
+    Each of the last 60 segments before a measurement comes alone, with a delta, a window and both forms of the whole list.
+    """
+    streams, clock = LongStream(3), Clock()
     tracemalloc.start()
     try:
-        peak = 0
-        for _ in range(600):
-            streams.add(1)
-            clock.now += 2
-            loader.forget_wake_ups()
-            await loader.ensure_current()
-            text = loader.renderings.get(delta, gzip=False) or b""
-            assert 0 < len(text) < 4096
-            peak = max(peak, tracemalloc.get_traced_memory()[0])
-        grown = tracemalloc.get_traced_memory()[0]
+        loader = make(streams, clock)
+        await loader.ensure_current()
+        for hours in (1, 6, 12, 24):
+            for count in (hours * SEGMENTS_OF_AN_HOUR - 60 - streams.count, *(1 for _ in range(60))):
+                streams.add(count)
+                clock.now += 2
+                loader.forget_wake_ups()
+                await loader.ensure_current()
+                assert 0 < rendered_bytes(loader, View(delta=True), gzip=False) < 4 * 1024
+                assert rendered_bytes(loader, View(window=600), gzip=True) < 16 * 1024
+                assert rendered_bytes(loader, View(), gzip=False) < 40 * loader.segment_count
+                compressed = rendered_bytes(loader, View(), gzip=True)
+            assert loader.segment_count == hours * SEGMENTS_OF_AN_HOUR
+            assert compressed < 400 * 1024
+            loader.renderings.clear()  # as the next segment does
+            held = tracemalloc.get_traced_memory()[0]
+            assert held < BYTES_OF_A_SEGMENT * loader.segment_count + BYTES_OF_A_STREAM, f"after {hours} h"
     finally:
         tracemalloc.stop()
-    assert loader.segment_count == 43_200
-    assert grown < 600 * 1500, "a segment here, one in the store of this test, and their lines"
-    assert peak < grown + 64 * 1024
-    check_playlist((loader.renderings.get(delta, gzip=False) or b"").decode())
+    check_playlist((loader.renderings.get(View(delta=True), gzip=False) or b"").decode())
+
+
+def rendered_bytes(loader: StreamLoader, view: View, *, gzip: bool) -> int:
+    return len(loader.renderings.get(view, gzip=gzip) or b"")
