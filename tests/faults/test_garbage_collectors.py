@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -56,9 +57,17 @@ def is_fully_collected(store: MongoInspector) -> bool:
     )
 
 
+def check_ends(collector: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for its end, without an error."""
+    code = collector.wait(60)
+    said = log.read_text("utf-8")
+    assert code == 0, said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_garbage_collector_is_killed_while_deleting(
-    start_service: StartService, env: dict[str, str], inspector: MongoInspector, kills: int
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, kills: int, tmp_path: Path
 ) -> None:
     create_garbage(start_service("services.upload", **env))
     before = inspector.count_chunks()
@@ -69,12 +78,12 @@ def test_garbage_collector_is_killed_while_deleting(
 
     for number in range(kills):
         began, there = time.monotonic(), inspector.count_chunks()
-        running = start_garbage_collector(env)
+        running = start_garbage_collector(env, tmp_path / "killed")
         # Each is killed a little later in its work than the one before.
         eventually(partial(has_begun, running, there), 30)
         time.sleep(0.002 * (number % 10))
         running.send_signal(signal.SIGKILL)
-        running.communicate()
+        running.wait()
         hit += running.returncode == -signal.SIGKILL and inspector.count_chunks() < there
         assert time.monotonic() - began < 60
         if inspector.count_chunks() <= FILES:
@@ -82,11 +91,10 @@ def test_garbage_collector_is_killed_while_deleting(
     print(f"{hit} of {number + 1} killed while they deleted; {before} chunks, then {inspector.count_chunks()}")
     assert hit > 0
 
+    log = tmp_path / "last"
+
     def swept() -> bool:
-        last = start_garbage_collector(env)
-        _, said = last.communicate(timeout=60)
-        assert last.returncode == 0, said.decode()
-        assert b"Traceback" not in said
+        check_ends(start_garbage_collector(env, log), log)
         return is_fully_collected(inspector)
 
     eventually(swept, 30)
@@ -94,16 +102,15 @@ def test_garbage_collector_is_killed_while_deleting(
 
 
 def test_three_garbage_collectors_run_concurrently(
-    start_service: StartService, env: dict[str, str], inspector: MongoInspector
+    start_service: StartService, env: dict[str, str], inspector: MongoInspector, tmp_path: Path
 ) -> None:
+    log = tmp_path / "log"
     service = start_service("services.upload", **env)
     create_garbage(service)
 
     def swept() -> bool:
-        for one in [start_garbage_collector(env) for _ in range(3)]:
-            _, said = one.communicate(timeout=60)
-            assert one.returncode == 0, said.decode()
-            assert b"Traceback" not in said
+        for one in [start_garbage_collector(env, log) for _ in range(3)]:
+            check_ends(one, log)
         return is_fully_collected(inspector)
 
     eventually(swept, 60)

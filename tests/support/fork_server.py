@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,11 @@ class ForkServer:
         self._connection.close()
 
     def _request(self, request: Mapping[str, object], *descriptors: int) -> int:
-        answer = b""
+        answer = "it has ended"
         with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
-            answer = self._connection.recv(64)
-        assert answer, "the fork server has ended: its module cannot be imported"
+            answer = self._connection.recv(MAX_REQUEST_BYTES).decode() or answer
+        assert answer.lstrip("-").isdigit(), f"the fork server does not work: {answer}"
         return int(answer)
 
 
@@ -155,6 +156,7 @@ class TreeProcess:
 
     def __init__(self, parent: socket.socket, listener: socket.socket) -> None:
         self.module = ""
+        self._failure = ""
         self._begin(parent, listener)
 
     def _begin(self, parent: socket.socket, *listeners: socket.socket) -> None:
@@ -191,7 +193,10 @@ class TreeProcess:
         if "names" in request:
             self._hand_over(request["names"], descriptors)
             return True
-        if "wait" in request:
+        answer: int | str
+        if self._failure:
+            answer = self._failure
+        elif "wait" in request:
             self._forks[connection].remove(request["wait"])
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         elif (answer := self._fork()) == 0:
@@ -227,7 +232,10 @@ class TreeProcess:
                 ours.close()
                 for descriptor in descriptors:
                     os.close(descriptor)
-                self._import(name)
+                try:
+                    self._import(name)
+                except BaseException:  # noqa: BLE001  # it is the answer to each request
+                    self._failure = self._failure or traceback.format_exc()[-MAX_REQUEST_BYTES // 4 :]
                 self._begin(theirs)
                 return
             theirs.close()
@@ -235,7 +243,7 @@ class TreeProcess:
         try:
             socket.send_fds(self._children[name], [json.dumps({"names": others}).encode()], descriptors)
         except OSError:
-            self._children.pop(name).close()  # it could not import the name
+            self._children.pop(name).close()  # it has ended
         for descriptor in descriptors:
             os.close(descriptor)
 

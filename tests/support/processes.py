@@ -105,6 +105,23 @@ def child_class(env: Mapping[str, str], wrapper: Sequence[str]) -> type[Child]:
     return ForkedChild if CAN_FORK and not wrapper and all(name.startswith("GRIDCAST_") for name in env) else Child
 
 
+def can_fork_with(env: Mapping[str, str]) -> bool:
+    """Whether a fork is what a module with this whole environment would be."""
+    return CAN_FORK and all(env.get(name) == os.environ.get(name) for name in ("PYTHONPATH", "LD_PRELOAD"))
+
+
+def start_module(
+    module: str, *arguments: str, env: Mapping[str, str], output: Path, packages: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start what `run_module` runs, for tests that kill it. Its output and errors are appended to a file."""
+    with output.open("ab") as file:
+        if can_fork_with(env):
+            return fork_servers.get(module, packages).start(env, file.fileno(), *arguments)
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], cwd=PROJECT_ROOT, env=env, stdout=file, stderr=file
+        )
+
+
 def run_module(
     module: str,
     *arguments: str,
@@ -119,7 +136,7 @@ def run_module(
     `env` is the whole environment, `text` what comes through a pipe to the standard input, at most 64 KiB. `packages` is of a fork
     server. A command with variables of the interpreter or the linker of its own is executed.
     """
-    if not CAN_FORK or any(env.get(name) != os.environ.get(name) for name in ("PYTHONPATH", "LD_PRELOAD")):
+    if not can_fork_with(env):
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command, cwd=cwd, env=env, input=text, capture_output=True, text=True, timeout=timeout, check=False

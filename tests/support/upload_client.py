@@ -9,7 +9,6 @@ import hashlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.processes import ServiceProcess, run_module, run_service
+from tests.support.processes import ServiceProcess, run_module, run_service, start_module
 from tests.support.store_inspectors import MongoInspector, open_env_inspector
 
 BOUNDARY = b"0123456789abcdef"
@@ -100,18 +99,21 @@ def throttled(data: bytes, piece_size: int, pause_seconds: float) -> Iterator[by
         time.sleep(pause_seconds)
 
 
-def start_garbage_collector(env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start one run of `python -m services.upload.collect_garbage`, which sees only these GRIDCAST_* variables."""
-    command = [sys.executable, "-m", "services.upload.collect_garbage"]
+def garbage_collector(env: Mapping[str, str]) -> dict[str, Any]:
+    """The options of `run_module` and `start_module` for a run that sees only these GRIDCAST_* variables."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
-    return subprocess.Popen(command, env={**inherited, **env}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    store = f"services.common.store.{env.get('GRIDCAST_STORE', 'gridfs')}"
+    return {"module": "services.upload.collect_garbage", "env": {**inherited, **env}, "packages": [store]}
+
+
+def start_garbage_collector(env: Mapping[str, str], output: Path) -> subprocess.Popen[bytes]:
+    """Start one run of `python -m services.upload.collect_garbage`, whose log is appended to a file."""
+    return start_module(output=output, **garbage_collector(env))
 
 
 def run_garbage_collector(env: Mapping[str, str]) -> None:
     """Run the garbage collector once, and fail with its log where it exits with an error."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
-    store = f"services.common.store.{env.get('GRIDCAST_STORE', 'gridfs')}"
-    done = run_module("services.upload.collect_garbage", env={**inherited, **env}, packages=[store])
+    done = run_module(**garbage_collector(env))
     assert done.returncode == 0, done.stderr
 
 
