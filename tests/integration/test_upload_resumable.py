@@ -24,6 +24,7 @@ from services.upload.playback import PlaybackReporter
 from services.upload.progress import NullProgress
 from services.upload.tus.patch import PatchRequest
 from services.upload.tus.resumable_uploads import ResumableUploads
+from services.upload.writer.upload_writer import BATCH_BLOCKS
 from tests.support.databases import ServerProcess
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import StoreUnderTest
@@ -61,7 +62,7 @@ def make_resumable_uploads(store: StoreUnderTest) -> ResumableUploads:
     disk_space = DiskSpaceMonitor(0, lambda _: None)
     return ResumableUploads(
         store,
-        UploadPolicy(10 * CHUNK_SIZE),
+        UploadPolicy(30 * CHUNK_SIZE),
         disk_space,
         lambda *_: NullProgress(),
         CleanupRunner(),
@@ -170,3 +171,99 @@ async def test_upload_terminated_during_its_rehash(store_backend: Any) -> None:
         await make_resumable_uploads(store).patch(
             address, make_body(data[2 * CHUNK_SIZE :]), PatchRequest(2 * CHUNK_SIZE, None, 7, ())
         )
+
+
+class CountingStore(StoreUnderTest):
+    """A store that lists the calls that come before the bytes of a request are written."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.calls: list[str] = []
+
+    async def get_info(self, address: str) -> InProgressUpload | FinishedUpload | None:
+        self.calls.append("get_info")
+        return await super().get_info(address)
+
+    async def acquire(self, address: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+        self.calls.append("acquire")
+        return await super().acquire(address)
+
+    async def set_offset(self, upload: UploadHandle, *arguments: Any, **options: Any) -> datetime:
+        self.calls.append("set_offset")
+        return await super().set_offset(upload, *arguments, **options)
+
+
+BATCH = BATCH_BLOCKS * CHUNK_SIZE
+
+
+async def create_in_parts(flow: ResumableUploads, length: int, data: bytes = b"") -> str:
+    patch = PatchRequest(0, None, len(data), ())
+    address, _ = await flow.create(NAME, length, {}, "", make_body(data), patch)
+    return address
+
+
+async def test_a_part_of_one_batch_sets_its_offset_once(store_backend: Any) -> None:
+    store = CountingStore(store_backend)
+    await create_in_parts(make_resumable_uploads(store), 2 * BATCH, bytes(BATCH))
+    assert store.calls.count("set_offset") == 1
+
+
+async def test_parts_that_follow_one_another_acquire_the_upload_once(
+    store_backend: Any, inspector: MongoInspector
+) -> None:
+    store = CountingStore(store_backend)
+    flow = make_resumable_uploads(store)
+    data = os.urandom(3 * BATCH)
+    address = await create_in_parts(flow, len(data), data[:BATCH])
+    store.calls.clear()
+    first = await flow.patch(address, make_body(data[BATCH : 2 * BATCH]), PatchRequest(BATCH, None, BATCH, ()))
+    assert (first.offset, store.calls) == (2 * BATCH, ["set_offset"])
+    last = await flow.patch(address, make_body(data[2 * BATCH :]), PatchRequest(2 * BATCH, None, BATCH, ()))
+    assert not {"acquire", "get_info"} & set(store.calls)
+    assert last.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
+
+
+async def test_part_behind_the_writer_of_another_process_is_refused_with_the_offset(
+    store_backend: Any, inspector: MongoInspector
+) -> None:
+    """The bytes of the process that has acquired the upload stay as they are."""
+    here, there = (make_resumable_uploads(StoreUnderTest(store_backend)) for _ in range(2))
+    data = os.urandom(3 * BATCH)
+    address = await create_in_parts(here, len(data), data[:BATCH])
+    await there.patch(address, make_body(data[BATCH : 2 * BATCH]), PatchRequest(BATCH, None, BATCH, ()))
+    with pytest.raises(Conflict) as told:
+        await here.patch(address, make_body(os.urandom(BATCH)), PatchRequest(BATCH, None, BATCH, ()))
+    assert told.value.headers["upload-offset"] == str(2 * BATCH)
+    last = await here.patch(address, make_body(data[2 * BATCH :]), PatchRequest(2 * BATCH, None, BATCH, ()))
+    assert last.sha256 == hashlib.sha256(data).hexdigest() == inspector.only_document()["current"]["sha256"]
+
+
+async def test_part_of_an_upload_that_another_process_has_terminated_is_not_found(store_backend: Any) -> None:
+    here, there = (make_resumable_uploads(StoreUnderTest(store_backend)) for _ in range(2))
+    address = await create_in_parts(here, 3 * BATCH, bytes(BATCH))
+    await there.terminate(address)
+    with pytest.raises(NotFound):
+        await here.patch(address, make_body(bytes(BATCH)), PatchRequest(BATCH, None, BATCH, ()))
+
+
+async def test_offset_is_not_told_before_the_bytes_of_a_following_part_are_durable(store_backend: Any) -> None:
+    """A client whose request was cut would send them again."""
+    flow = make_resumable_uploads(StoreUnderTest(store_backend))
+    address = await create_in_parts(flow, 3 * BATCH, bytes(BATCH))
+    received, ended = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Message:
+        if not received.is_set():
+            received.set()
+            return {"type": "http.request", "body": bytes(CHUNK_SIZE), "more_body": True}
+        await ended.wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    patch = PatchRequest(BATCH, None, None, ())
+    writing = asyncio.create_task(flow.patch(address, UploadBody(receive, 0, 30.0), patch))
+    await received.wait()
+    state = await flow.get_durable_info(address)
+    assert isinstance(state, InProgressUpload)
+    assert state.offset == BATCH + CHUNK_SIZE
+    ended.set()
+    assert (await writing).offset == BATCH + CHUNK_SIZE

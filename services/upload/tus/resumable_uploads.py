@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from services.common.auth.authorization import missing_right
 from services.common.auth.identity import Identity
@@ -25,7 +26,14 @@ from services.common.errors import (
 from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
 from services.common.store.quotas import QuotaExceeded
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle, UploadStore
+from services.common.store.upload_store import (
+    FinishedUpload,
+    InProgressUpload,
+    NewUpload,
+    UploadHandle,
+    UploadState,
+    UploadStore,
+)
 from services.common.telemetry import metrics
 from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner, is_store_unavailable, run_shielded
@@ -37,9 +45,10 @@ from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.playback import PLAYER_KEY, PlaybackReporter
 from services.upload.progress import NullProgress, Progress, StartProgress
+from services.upload.tus.handle_cache import HandleCache
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.ownership import is_visible
-from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
+from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error, offset_mismatch
 from services.upload.writer.rehash import ContentStateCache
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -73,6 +82,9 @@ class ResumableUploads:
         self._playback = playback
         self._locks = UploadLocks()
         self._content_states = ContentStateCache()
+        # Younger than a third of the lease, a handle leaves its writer the time to renew before the upload expires.
+        self._handles = HandleCache(store.lease_ttl / 3 if ttl >= store.lease_ttl else 0.0)
+        self._continued: dict[str, UploadWriter] = {}
 
     async def create(
         self,
@@ -130,7 +142,7 @@ class ResumableUploads:
         """
         if identity is None:
             return
-        state = await self._store.get_info(upload_id)
+        _, state = self._handles.get(upload_id) or (None, await self._store.get_info(upload_id))
         if state is not None and not is_visible(state, identity):
             self._require_found(upload_id, None)
         if state is None or state.name is None or StoredHookAnswer.of(state.metadata).moved:
@@ -142,14 +154,18 @@ class ResumableUploads:
         """Return the durable state. Waits a moment while a writer holds more bytes than are durable."""
         deadline = time.monotonic() + DURABLE_WAIT_SECONDS
         state = await self._store.get_info(upload_id)
-        while isinstance(state, InProgressUpload) and state.write_in_progress and time.monotonic() < deadline:
+        while isinstance(state, InProgressUpload) and time.monotonic() < deadline:
+            continued = self._continued.get(upload_id)
+            if not state.write_in_progress and not (continued and continued.uncheckpointed_bytes):
+                break
             await asyncio.sleep(0.05)
             state = await self._store.get_info(upload_id)
         return self._require_found(upload_id, await self._store.get_durable_info(upload_id))
 
     async def patch(self, upload_id: str, body: UploadBody, request: PatchRequest) -> PatchResult:
         """Receive bytes from `request.offset` on. Any other writer of this upload is stopped."""
-        found = await self._store.get_info(upload_id)
+        found: UploadState
+        _, found = self._handles.get(upload_id) or (None, await self._store.get_info(upload_id))
         if not isinstance(found, InProgressUpload) or found.offset != request.offset:
             # This state is answered, so it must be durable: the commit of another process may still be undone by a crash.
             found = await self._store.get_durable_info(upload_id)
@@ -164,7 +180,10 @@ class ResumableUploads:
         self._disk_space.reserve(request.content_length)
         async with self._locks.exclusive(upload_id, body):
             requested_at = time.monotonic()
-            acquired = await self._store.acquire(upload_id)
+            held = self._handles.pop(upload_id)
+            if held and (held[1].offset != request.offset or request.verifiers):
+                held = None
+            acquired = held or await self._store.acquire(upload_id)
             if not isinstance(acquired, tuple):
                 return request.replay_result(self._require_found(upload_id, acquired))
             upload, state = acquired
@@ -186,11 +205,21 @@ class ResumableUploads:
             except GridcastError:
                 await run_shielded(self._suspend_unchanged(writer))
                 raise
-            return await self._receive_body(writer, upload, state, body, request)
+            if held is None:
+                return await self._receive_body(writer, upload, state, body, request)
+            self._continued[upload_id] = writer
+            try:
+                return await self._receive_body(writer, upload, state, body, request)
+            except Conflict as error:  # the handle was void: what has become of the upload is known only now
+                now = self._require_found(upload_id, await self._store.get_durable_info(upload_id))
+                raise offset_mismatch(now.offset if isinstance(now, InProgressUpload) else now.length) from error
+            finally:
+                del self._continued[upload_id]
 
     async def terminate(self, upload_id: str) -> None:
         """Delete an unfinished upload. Raises Gone where it has finished or expired, NotFound."""
         await self._locks.preempt(upload_id)
+        self._handles.pop(upload_id)
         acquired = await self._store.acquire(upload_id)
         if not isinstance(acquired, tuple):
             self._require_found(upload_id, acquired)
@@ -240,6 +269,9 @@ class ResumableUploads:
             else:
                 expires_at = await writer.checkpoint(keep_lease=False)
                 result = PatchResult(writer.bytes_received, expires_at)
+                if expires_at is not None and result.offset % self._store.block_size == 0:
+                    idle = replace(state, offset=result.offset, tail=b"", length=writer.length, expires_at=expires_at)
+                    self._handles.put(upload, replace(idle, write_in_progress=False))
         except BaseException as error:
             if isinstance(error, Gone):
                 progress.set_state("failed")

@@ -96,6 +96,7 @@ class UploadWriter:
         self._ttl_if_played: float | None = None
         self._outcome_ttl: float | None = None
         self._checkpoint_seconds = 0.0
+        self._checkpoint_follows = False
 
     @property
     def uncheckpointed_bytes(self) -> int:
@@ -202,9 +203,13 @@ class UploadWriter:
         Does not set the offset where that is the unpublished one, and returns None then. `keep_lease` says that more bytes follow;
         without it the lease is released.
         """
-        while self._chunker.complete_blocks:
-            await self._send_batch()
-        await self._wait_in_flight()
+        self._checkpoint_follows = self.bytes_received != self._unpublished_offset
+        try:
+            while self._chunker.complete_blocks:
+                await self._send_batch()
+            await self._wait_in_flight()
+        finally:
+            self._checkpoint_follows = False
         if self._offset_checkpoint is None:
             return None
         if self.bytes_received == self._unpublished_offset:
@@ -353,6 +358,7 @@ class UploadWriter:
         offset = (first_block + len(blocks)) * self._store.block_size
         if (
             self.checkpoint_batches
+            and not self._checkpoint_follows
             and self._offset_checkpoint
             and offset != self._unpublished_offset
             and offset > self._offset_checkpoint.durable_offset

@@ -26,7 +26,9 @@ from gridcast.errors import (
     SourceChanged,
 )
 from gridcast.values import FileInfo, TransferProgress
+from services.common.store.limits import BLOCK_SIZE
 from tests.support.client_model import ModelServer, problem
+from tests.support.sizes import MIB
 
 PART = 100
 CONTENT = bytes(range(256)) * 4
@@ -103,6 +105,25 @@ def test_uploads_survive_faults_and_send_at_most_a_part_again(faults: list[str],
     assert info.length == size
     cuts = sum(fault in {"lost", "cut"} for fault in faults)
     assert server.sent_bytes <= size + max(PART, 10) * cuts
+
+
+def test_parts_are_whole_blocks_of_the_store_and_end_at_multiples_of_their_size() -> None:
+    """A part that ends within a block makes the store keep the rest apart."""
+    assert uploads.PART_BYTES % BLOCK_SIZE == 0
+    assert uploads.PART_BYTES <= 2 * MIB
+    ends = []
+
+    def record(_server: ModelServer, request: HttpRequest) -> HttpResponse | None:
+        if request.method == "PATCH":
+            ends.append(int(request.headers["upload-offset"]) + len(request.body))
+        return None
+
+    server = ModelServer(iter(["none", "none", "cut"]))
+    server.on_request = record
+    upload(server, CONTENT)
+    assert server.files == {"demo/a.bin": CONTENT}
+    assert ends[-1] == len(CONTENT)
+    assert not [end for end in ends[:-1] if end % PART]
 
 
 @given(FAULTS, st.integers(0, 1024))

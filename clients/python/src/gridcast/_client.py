@@ -91,8 +91,8 @@ class Client:
 
         `source` is a path, bytes, a binary file object (read from its position on, left open) or an iterator of bytes, which may be
         asynchronous for AsyncClient. Up to 16 MiB are sent with one PUT, more through tus: an interruption costs at most one part
-        of `part_bytes` (2 MiB). `size` in bytes is what is known of a stream. With `state`, the path of a file, a process that is
-        killed is continued by the next call with the same arguments; the file is deleted at the end. `replace` replaces a file of
+        of `part_bytes` (2040 KiB). `size` in bytes is what is known of a stream. With `state`, the path of a file, a killed process
+        is continued by the next call with the same arguments; the file is deleted at the end. `replace` replaces a file of
         that name in one step, in one request that cannot be continued. `metadata` are up to 64 texts. `sid` receives the progress
         as `file.progress`.
 

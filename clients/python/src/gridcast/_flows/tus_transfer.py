@@ -98,7 +98,8 @@ class TusTransfer:
         timer = OutageTimer(self._context)
         self._report("transferring", self.offset, self.offset, self._total)
         while self._final is None:
-            part, is_last = yield from reader.part(self.offset, part_bytes)
+            # Parts end at multiples of their size, also behind an interruption.
+            part, is_last = yield from reader.part(self.offset, part_bytes - self.offset % part_bytes)
             problem, response = yield from self._patch(part, is_last=is_last, timer=timer)
             while problem is not None:  # the offset is known before anything is sent again
                 yield Sleep(timer.next_delay(problem, response))

@@ -17,8 +17,11 @@ from gridcast.values import FileInfo, ProgressCallback, TransferProgress, Transf
 
 SMALL_FILE_BYTES = 16 * 1024 * 1024
 """Up to this size a file is sent with one PUT, from memory."""
-PART_BYTES = 2 * 1024 * 1024
-"""Bytes of one PATCH: what an interruption makes a client send again is never more."""
+PART_BYTES = 8 * 255 * 1024
+"""Bytes of one PATCH: what an interruption makes a client send again is never more.
+
+Whole blocks of the store: it would keep the rest behind them by three more writes for each part.
+"""
 COMMIT_TIMEOUT_SECONDS = 920.0
 """The gateway waits 900 s for a commit: the service may read the file back first."""
 
