@@ -18,7 +18,7 @@ from services.live.endpoints.control import StreamId
 from services.live.endpoints.dependencies import live_context, publisher_body
 from services.live.object_names import object_kind
 from services.live.publish_token import token_of
-from services.live.receiving import TusRequest
+from services.live.tus_request import TusRequest
 
 router = APIRouter(tags=["live"])
 
