@@ -242,7 +242,10 @@ export class HlsSource {
   #offsetOf({ epoch, start }, time) {
     if (!this.#offsets.has(epoch)) {
       const exact = time === null ? 0 : start - time;
-      const fits = Math.abs(this.#offset - exact) < Math.max(SEAM, start / 10);
+      const away = Math.abs(this.#offset - exact);
+      // Media that count from the start of their epoch are of another file: their sender has gone on with another picture.
+      const begin = this.list.segments.find((one) => one.epoch === epoch)?.start ?? 0;
+      const fits = away < Math.max(SEAM, start / 10) && away <= Math.abs(begin - exact);
       this.#offsets.set(epoch, fits ? this.#offset : exact);
     }
     return (this.#offset = this.#offsets.get(epoch));

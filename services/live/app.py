@@ -36,6 +36,7 @@ from services.live.live_streams import LiveStreams
 from services.live.messages import TimedMessages
 from services.live.paced_rehash import PacedRehash
 from services.live.receiving import LiveReceiver
+from services.live.recordings import Recordings
 from services.live.settings import LiveSettings
 from services.live.stream_ending import StreamEnder
 from services.live.stream_limits import StreamLimits
@@ -134,6 +135,7 @@ async def _lifespan(
                 locks,
                 events,
                 ender,
+                Recordings(stores, ender),
                 disk_space,
                 cleanup,
                 IntakeRules(settings.live_interrupted_after),

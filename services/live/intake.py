@@ -6,6 +6,7 @@ The ways in (`tus`, `body`, `objects`) read requests and call this; events and l
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from services.common.errors import (
 from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
 from services.common.live.playlist import LEAST_TARGETS
 from services.common.live.segments import Segment
-from services.common.store.live_store import LivePosition
+from services.common.store.live_store import MAX_RECORDINGS, LivePosition, LiveStream
 from services.live.live_events import LiveEvents
-from services.live.session import Step
+from services.live.recordings import Recordings, may_change
+from services.live.session import Session, Step
 from services.live.stream_limits import Extent, StreamLimits
 from services.live.stream_memory import StreamMemory
 from services.live.stream_writer import Flush, StreamWriter
@@ -43,14 +45,14 @@ class LimitReached(ContentTooLarge):
 
 
 class MediaChanged(UnsupportedMediaType):
-    """415: the sender goes on with media that does not fit into the file. The stream is ended, and what came is kept (ADR 52).
+    """415: the sender goes on with media that does not fit into the file, and the stream cannot have another one (ADR 54).
 
     `is_rendition` as `IncompatibleInit` has it.
     """
 
     def __init__(self, error: IncompatibleInit) -> None:
         super().__init__(
-            f"the stream cannot be taken: {error}; one that has begun ends here and is kept as a file: "
+            f"the stream cannot be taken: {error}; one that has {MAX_RECORDINGS} files ends here: "
             "make another stream (POST /live) for what follows"
         )
         self.is_rendition = error.is_rendition
@@ -66,14 +68,26 @@ class IntakeRules:
 class Intake:
     """One publisher's request. Must not be called concurrently.
 
-    `sid` is the socket that hears what is durable, None for none.
+    `sid` is the socket that hears what is durable, None for none. `on_lost` is called when another writer acquires the stream.
+    Without `takes_renditions` media of other kinds of tracks are refused, and the stream goes on as it was.
     """
 
     def __init__(
-        self, writer: StreamWriter, events: LiveEvents, memory: StreamMemory, rules: IntakeRules, sid: str | None
+        self,
+        writer: StreamWriter,
+        recordings: Recordings,
+        events: LiveEvents,
+        memory: StreamMemory,
+        rules: IntakeRules,
+        sid: str | None,
+        on_lost: Callable[[Conflict], object],
+        *,
+        takes_renditions: bool,
     ) -> None:
         self.writer = writer
-        self.session = writer.session
+        self._recordings = recordings
+        self._on_lost = on_lost
+        self._takes_renditions = takes_renditions
         self._stream_id = writer.stream.new.id
         self._events = events
         self._memory = memory
@@ -82,6 +96,11 @@ class Intake:
         self._limits = StreamLimits.from_json(writer.stream.new.limits_json)
         self._is_interrupted = writer.stream.state == "interrupted"
         self._has_unflushed = False
+
+    @property
+    def session(self) -> Session:
+        """The session of the writer."""
+        return self.writer.session
 
     async def begin_source(self) -> None:
         """Begin with another sender: what the last one left open is closed, and listed at once."""
@@ -98,6 +117,15 @@ class Intake:
         Raises BadRequest or UnsupportedMediaType for what is not taken: what was complete before it is durable then. Raises
         LimitReached, and as `StreamWriter.flush`.
         """
+        while data := await self._feed(data):
+            continue
+        if (delay := self._memory.pacer.delay(self.session.seconds, time.monotonic())) > 0:
+            if self._has_unflushed:
+                await self.flush()
+            await asyncio.sleep(min(delay, self._rules.interrupted_after / 2))
+
+    async def _feed(self, data: bytes) -> bytes:
+        """Take bytes, and return those that go into another file."""
         step = self.session.feed(data, time.time())
         await self._take(step)
         self._has_unflushed = True
@@ -105,12 +133,25 @@ class Intake:
             await self.flush()
         else:
             await self.flush_if_due()
-        if step.error is not None:
+        if step.error is None:
+            return b""
+        if not isinstance(step.error, IncompatibleInit) or not await self._change_file(step.error):
             raise refusal(step.error, self.session.init)
-        if (delay := self._memory.pacer.delay(self.session.seconds, time.monotonic())) > 0:
-            if self._has_unflushed:
-                await self.flush()
-            await asyncio.sleep(min(delay, self._rules.interrupted_after / 2))
+        return step.refused
+
+    async def _change_file(self, error: IncompatibleInit) -> bool:
+        """Go on in another file; False where that is not to be."""
+        if error.is_rendition and not self._takes_renditions:
+            return False
+        if self.session.has_begun and not may_change(self.writer.stream):
+            return False
+        await self._take(self.session.close_file())
+        if self.session.has_begun:
+            await self.flush()
+            self.writer = await self._recordings.change(self.writer, self._on_lost)
+        else:
+            self.writer.session = self.session.without_init()
+        return True
 
     async def flush_if_due(self) -> None:
         """Make durable what has waited for FLUSH_INTERVAL_SECONDS."""
@@ -124,7 +165,7 @@ class Intake:
         flush = await self.writer.flush(keep_lease=keep_lease)
         self._has_unflushed = False
         self._publish(flush)
-        extent = _extent(flush.position)
+        extent = extent_of(self.writer.stream, flush.position)
         rate = self._memory.meter.add(extent)
         if self._limits.rate and rate is not None and rate > self._limits.rate:
             raise LimitReached("rate")
@@ -150,7 +191,8 @@ class Intake:
             self._events.wake_readers(self._stream_id, last, "live" if last >= 0 else "waiting")
         self._events.tell_publisher(self._sid, self._stream_id, flush.position.sender_offset, last)
         least = LEAST_TARGETS * new.target
-        if listed_seconds(flush.before) < least <= listed_seconds(flush.position):
+        stream = self.writer.stream
+        if listed_seconds(stream, flush.before) < least <= listed_seconds(stream, flush.position):
             epoch = self.session.last_epoch
             init = None if epoch is None else read_init(epoch.init)
             self._events.publish(self._stream_id, "live.started", describe_media(self._stream_id, init))
@@ -158,7 +200,7 @@ class Intake:
             self._is_interrupted = False
             number = None if self.session.last_epoch is None else self.session.last_epoch.number
             self._events.publish(self._stream_id, "live.resumed", {"epoch": number})
-        for limit, seconds in self._limits.warnings(_extent(flush.before), _extent(flush.position)):
+        for limit, seconds in self._limits.warnings(extent_of(stream, flush.before), extent_of(stream, flush.position)):
             self._warn("limit", {"limit": limit, "seconds": round(seconds)})
         if flush.segments:
             self._warn_of_long_segments(flush.segments)
@@ -194,11 +236,19 @@ def describe_media(stream_id: str, init: InitSegment | None) -> dict[str, object
     }
 
 
-def listed_seconds(position: LivePosition) -> float:
-    """Seconds of media in complete segments."""
+def listed_seconds(stream: LiveStream, position: LivePosition) -> float:
+    """Seconds of media in complete segments of a stream, at a position in its last file."""
     if position.open_segment is not None:
-        return position.open_segment.start / position.open_segment.timescale
-    return position.file_end / position.timescale if position.last_segment >= 0 else 0.0
+        in_file = position.open_segment.start / position.open_segment.timescale
+    else:
+        in_file = position.file_end / position.timescale if position.last_segment >= 0 else 0.0
+    return stream.before.milliseconds / 1000 + in_file
+
+
+def extent_of(stream: LiveStream, position: LivePosition) -> Extent:
+    """How much there is of a stream at a position in its last file."""
+    before = stream.before
+    return Extent(before.bytes + position.offset, before.milliseconds / 1000 + position.file_end / position.timescale)
 
 
 def refusal(error: UnsupportedMedia, init: InitSegment | None) -> GridcastError:
@@ -213,7 +263,3 @@ def refusal(error: UnsupportedMedia, init: InitSegment | None) -> GridcastError:
 def is_fenced_off(error: BaseException) -> bool:
     """Whether nothing can be saved: another writer has the stream, it has ended, or the store is unavailable."""
     return isinstance(error, (Gone, Conflict, ServiceUnavailable))
-
-
-def _extent(position: LivePosition) -> Extent:
-    return Extent(position.offset, position.file_end / position.timescale)

@@ -138,7 +138,7 @@ class LiveStreams:
 
     async def describe(self, stream: LiveStream, *, with_media: bool = True) -> dict[str, Any]:
         """Return what is answered of a stream. Without `with_media` its codecs and its file are left out, as lists do."""
-        new, position = stream.new, stream.position
+        new, position, before = stream.new, stream.position, stream.before
         members: dict[str, Any] = {
             "id": new.id,
             "state": stream.state,
@@ -146,8 +146,8 @@ class LiveStreams:
             "folder": new.name.folder,
             "filename": new.name.filename,
             "owner": new.owner or None,
-            "duration": round(position.file_end / position.timescale, 3),
-            "bytes": position.offset,
+            "duration": round(before.milliseconds / 1000 + position.file_end / position.timescale, 3),
+            "bytes": before.bytes + position.offset,
             "segments": position.last_segment + 1,
             "created_at": _format(stream.created_at),
             "started_at": _format(stream.started_at),
@@ -163,8 +163,9 @@ class LiveStreams:
             init = read_init(stream.epochs[0].init) if stream.epochs else None
             media = describe_media(new.id, init)
             members |= {key: media[key] for key in ("codecs", "width", "height")}
-            file = await self._stores.live.find_file(stream) if stream.state == "ended" else None
-            members["file"] = describe_file(file)
+            files = [describe_file(await self._stores.live.find_file(one)) for one in stream.files]
+            members["files"] = [file for file in files if file is not None]
+            members["file"] = files[-1] if files and stream.revision is not None else None
             members["viewers"] = None if stream.state == "ended" else await self._count_viewers(new.id)
         return members
 

@@ -66,14 +66,13 @@ class PacedRehash:
         await asyncio.sleep(START_DELAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load, not a secret
         after = ""
         try:
-            while page := await self._live.list_streams(("ended",), after=after):
+            while page := await self._live.list_streams(after=after):
                 for stream in page:
                     after = stream.new.id
-                    if stream.revision is None:
-                        continue
-                    info = await self._live.find_file(stream)
-                    if info is not None and info.sha256 is None:
-                        await self._waiting.put(info)
+                    for one in stream.files:
+                        info = await self._live.find_file(one)
+                        if info is not None and info.sha256 is None:
+                            await self._waiting.put(info)
         except GridcastError as error:
             _log.info("files without a digest not looked for: %s", error)
 

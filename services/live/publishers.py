@@ -1,7 +1,8 @@
 """Who publishes a stream: kinds of publishers, which of them goes on where the last one was, and which is a second one. Pure.
 
 The stored text is `KIND/SOURCE`. A writer that was killed before it stored the first step of a new source leaves the number of one
-that has nothing, and the next writer begins it again.
+that has nothing, and the next writer begins it again. While the file of a stream is closed because its publisher goes on in another
+one, `closing ` is in front of it: the request that comes next finishes that first (ADR 54).
 """
 
 from datetime import datetime, timedelta
@@ -13,6 +14,19 @@ from services.common.store.live_store import LiveStream
 PublisherKind = Literal["tus", "body", "objects"]
 ACTIVE_SECONDS = 5.0
 """A publisher that has sent nothing for so long is no reason to refuse another one."""
+
+
+CLOSING = "closing "
+
+
+def is_closing(stream: LiveStream) -> bool:
+    """Whether the file of a stream is closed, and the stream goes on in another one."""
+    return stream.state != "ended" and stream.publisher.startswith(CLOSING)
+
+
+def publisher_of(stream: LiveStream) -> str:
+    """Return who publishes a stream, also while its file is closed."""
+    return stream.publisher.removeprefix(CLOSING)
 
 
 class Turn(NamedTuple):
@@ -28,7 +42,7 @@ def take_turn(stream: LiveStream, kind: PublisherKind, now: datetime, *, anew: b
     Raises Conflict for a second publisher of a stream that was not made with takeover.
     """
     current = f"{kind}/{stream.position.source}"
-    if stream.publisher == current and not anew:
+    if publisher_of(stream) == current and not anew:
         return Turn(current, begins=False)
     if is_active(stream, now) and not stream.new.takeover:
         raise Conflict("another publisher sends to this stream", {"retry-after": str(int(ACTIVE_SECONDS))})

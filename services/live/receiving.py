@@ -25,13 +25,14 @@ from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner, run_shielded
 from services.common.uploads.limits import DiskSpaceMonitor, ShuttingDown
 from services.common.uploads.locks import UploadLocks
-from services.live.intake import Intake, IntakeRules, LimitReached, MediaChanged, is_fenced_off, refusal
+from services.live.intake import Intake, IntakeRules, LimitReached, MediaChanged, extent_of, is_fenced_off, refusal
 from services.live.live_events import LiveEvents
 from services.live.publish_token import check_token, invalid_token
-from services.live.publishers import PublisherKind, Turn, check_turn, take_turn
+from services.live.publishers import PublisherKind, Turn, check_turn, publisher_of, take_turn
+from services.live.recordings import Recordings
 from services.live.session import read_object
 from services.live.stream_ending import StreamEnder
-from services.live.stream_limits import Extent, StreamLimits
+from services.live.stream_limits import StreamLimits
 from services.live.stream_memory import StreamMemories
 from services.live.stream_writer import LiveStores, StreamWriter
 from services.live.tus_requests import COMPLETE, TusRequest
@@ -49,7 +50,7 @@ TURN_WAIT_SECONDS = 3.0
 """How long a request waits for the one before it at another replica."""
 WRITER_POLL_SECONDS = 0.1
 MEDIA_CHANGED = "media changed"
-"""The reason of an end by an initialisation segment that does not fit into the file."""
+"""The reason of an end by an initialisation segment that needs more files than a stream may have."""
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class LiveReceiver:
         locks: UploadLocks,
         events: LiveEvents,
         ender: StreamEnder,
+        recordings: Recordings,
         disk_space: DiskSpaceMonitor,
         cleanup: CleanupRunner,
         rules: IntakeRules,
@@ -80,6 +82,7 @@ class LiveReceiver:
         self._locks = locks
         self._events = events
         self._ender = ender
+        self._recordings = recordings
         self._disk_space = disk_space
         self._cleanup = cleanup
         self._rules = rules
@@ -110,7 +113,7 @@ class LiveReceiver:
             if stream.reason != COMPLETE:
                 raise Gone("this stream has ended")
             return position.sender_offset, position.sender_offset
-        return (position.sender_offset if stream.publisher == f"tus/{position.source}" else 0), None
+        return (position.sender_offset if publisher_of(stream) == f"tus/{position.source}" else 0), None
 
     async def receive_tus(self, stream: LiveStream, body: UploadBody, request: TusRequest, sid: str | None) -> int:
         """Receive bytes of a source that can be resumed. Returns how many are durable.
@@ -212,7 +215,13 @@ class LiveReceiver:
             if not facts.is_complete:
                 raise BadRequest("the object ends in the middle of a fragment")
             expected, epoch = session.expected, session.last_epoch
-            if expected is not None and epoch is not None and facts.start is not None and facts.end is not None:
+            if (
+                not facts.changes
+                and expected is not None
+                and epoch is not None
+                and facts.start is not None
+                and facts.end is not None
+            ):
                 if 0 <= expected - facts.end <= MAX_REPEAT_SECONDS and facts.end > facts.start:
                     await intake.flush(keep_lease=False)
                     if facts.start < Fraction(epoch.base_time, epoch.timescale):
@@ -262,6 +271,7 @@ class LiveReceiver:
         if not preempts:
             await self._wait_for_writer(stream)
             stream = await self._ender.read(stream.new.id)  # what was stored while this one waited
+            stream = await self._recordings.finish_change(stream)
             turn = take_turn(stream, kind, self._now(), anew=anew)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
                 yield intake, turn
@@ -271,6 +281,7 @@ class LiveReceiver:
             stream = await self._ender.read(stream.new.id)
             if stream.state == "ended":
                 raise Gone("this stream has ended")
+            stream = await self._recordings.finish_change(stream)
             turn = take_turn(stream, kind, self._now(), anew=anew)
             check(stream, turn)
             async with self._acquired(stream, kind, turn, body, sid) as intake:
@@ -284,10 +295,17 @@ class LiveReceiver:
         try:
             check_turn(turn, writer.stream)
             limits = StreamLimits.from_json(stream.new.limits_json)
-            position = writer.stream.position
-            extent = Extent(position.offset, position.file_end / position.timescale)
-            memory = self._memories.get(stream.new.id, limits.speed, extent)
-            intake = Intake(writer, self._events, memory, self._rules, sid)
+            extent = extent_of(writer.stream, writer.stream.position)
+            intake = Intake(
+                writer,
+                self._recordings,
+                self._events,
+                self._memories.get(stream.new.id, limits.speed, extent),
+                self._rules,
+                sid,
+                body.abort,
+                takes_renditions=kind != "objects",
+            )
         except BaseException:
             await run_shielded(writer.release())
             await writer.close()
@@ -297,7 +315,7 @@ class LiveReceiver:
         except BaseException as error:
             await self._cleanup.run_after(error, self._save(intake, kind, error))
             raise
-        await writer.close()
+        await intake.writer.close()
 
     async def _save(self, intake: Intake, kind: PublisherKind, error: BaseException) -> None:
         """Make durable what came before an error. Never raises."""
@@ -327,7 +345,7 @@ class LiveReceiver:
     async def _leave(self, writer: StreamWriter) -> None:
         """Note that the publisher of an endless body has gone, so that the next one is not taken for a second one."""
         with suppress(GridcastError):  # it counts as active for a moment longer then
-            await self._stores.live.set_publisher(writer.stream.new.id, writer.upload.fencing_token, "")
+            await self._stores.live.set_publisher(writer.stream.new.id, writer.fence, "")
 
     async def _has_writer(self, stream: LiveStream) -> bool:
         state = await self._stores.uploads.get_info(stream.new.upload_id)
@@ -354,10 +372,8 @@ class LiveReceiver:
 
 
 def _ends_by(error: MediaChanged, kind: PublisherKind, writer: StreamWriter) -> bool:
-    """Whether other media ends a stream: one that has begun. Objects may be those of a second rendition, which is ignored."""
-    position = writer.session.position
-    has_begun = position.last_segment >= 0 or position.open_segment is not None
-    return has_begun and not (kind == "objects" and error.is_rendition)
+    """Whether other media ends a stream that may have no more files. Objects may be those of a second rendition: ignored."""
+    return writer.session.has_begun and not (kind == "objects" and error.is_rendition)
 
 
 async def _read_object(body: UploadBody) -> bytes:

@@ -5,7 +5,7 @@ bytes another process goes on, and the result is byte for byte that of one proce
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from services.common.live.cutter import Cutter
 from services.common.live.fragment_reader import Fragment, FragmentReader
 from services.common.live.initialisation import InitSegment, UnsupportedMedia, read_init
 from services.common.live.segments import Epoch, Segment
-from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition
+from services.common.store.live_store import MAX_PENDING_BYTES, NO_RECORDING, LivePosition, Recording
 
 _PENDING_HEAD = struct.Struct(">B?qqddq?B")
 """Form, whether the epoch goes on, sender's time at which the next fragment is due, last duration, seconds dropped, when the held
@@ -31,13 +31,15 @@ MAX_UNIT_BYTES = MAX_PENDING_BYTES - 128 * 1024
 class Step:
     """What some bytes of the sender have brought.
 
-    `data` is to be appended to the file. `error` is why the bytes behind it are not taken; they are not part of the position.
+    `data` is to be appended to the file. `error` is why the bytes behind it are not taken: `refused`, which are not part of the
+    position.
     """
 
     data: bytes = b""
     epochs: tuple[Epoch, ...] = ()
     segments: tuple[Segment, ...] = ()
     error: UnsupportedMedia | None = None
+    refused: bytes = b""
 
 
 class Session:
@@ -46,18 +48,28 @@ class Session:
     Arguments:
         target: target duration in whole seconds.
         position: where the last writer has ended.
-        last_epoch: the last epoch of the stream, None where it has none.
+        last_epoch: the last epoch of the stream's last file, None where that has none.
         pending: what the last writer left pending.
+        before: the file before the last one.
 
     Raises UnsupportedMedia where `pending` is damaged.
 
     """
 
-    def __init__(self, target: int, position: LivePosition, last_epoch: Epoch | None, pending: bytes) -> None:
+    def __init__(
+        self,
+        target: int,
+        position: LivePosition,
+        last_epoch: Epoch | None,
+        pending: bytes,
+        before: Recording = NO_RECORDING,
+    ) -> None:
         head, rest = _decode_pending(pending)
         continues = head.continues and last_epoch is not None
         self.last_epoch = last_epoch
-        self._cutter = Cutter(target, position.offset)
+        self._target = target
+        self._before = before
+        self._cutter = Cutter(target, position.offset, before.epochs, before.end_date)
         self._cutter.restore(
             CutterState(
                 position.offset,
@@ -106,8 +118,15 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Seconds of media in the file."""
-        return float(self._cutter.state.file_end)
+        """Seconds of media in the stream."""
+        return self._before.milliseconds / 1000 + float(self._cutter.state.file_end)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a fragment for the file."""
+        state = self._cutter.state
+        is_open = state.open_segment is not None or self._cutter.held is not None
+        return is_open or state.next_number - 1 > self._before.last_segment
 
     @property
     def position(self) -> LivePosition:
@@ -128,19 +147,17 @@ class Session:
     def pending(self) -> bytes:
         """What the next writer needs beside the position."""
         state = self._cutter.state
-        head = _PENDING_HEAD.pack(
-            _PENDING_FORM,
+        head = _Head(
             state.expected is not None,
             state.expected or 0,
             state.last_duration,
             state.dropped_seconds,
             self._cutter.held_at,
-            state.listed_end or 0,
+            state.listed_end,
             state.breaks,
-            len(state.track_ends),
+            state.track_ends,
         )
-        ends = b"".join(_TRACK_END.pack(*end) for end in state.track_ends)
-        return head + ends + self._acknowledged()[1]
+        return _encode_pending(self._acknowledged()[1], head)
 
     def begin_source(self) -> Step:
         """Begin with another sender, or with the same one from its start: what the last one left incomplete is dropped."""
@@ -178,7 +195,20 @@ class Session:
             tuple(epoch for cut in cuts for epoch in cut.epochs),
             tuple(segment for cut in cuts for segment in cut.segments),
             self._error,
+            b"" if self._error is None else data[self._refused_rest[0] - offset_before :],
         )
+
+    def without_init(self) -> "Session":
+        """Return a session of a file without a fragment that goes on at the refused bytes: with any initialisation segment."""
+        offset, rest = self._refused_rest
+        position = replace(self.position, sender_offset=offset)
+        return Session(self._target, position, None, _encode_pending(rest), self._before)
+
+    def close_file(self) -> Step:
+        """Close what is open, because what follows goes into another file. `pending` is for `pending_of_next` then."""
+        step = self.end()
+        self._new_init = b""
+        return step
 
     def end(self) -> Step:
         """Close what is open: the stream, or its sender, has ended. An incomplete fragment is dropped."""
@@ -233,6 +263,20 @@ class _Head(NamedTuple):
     track_ends: tuple[tuple[int, int], ...] = ()
 
 
+_NO_HEAD = _Head()
+
+
+def pending_of_next(pending: bytes) -> bytes:
+    """Return what the first writer of another file needs of what that of the file before it has left (`Session.close_file`)."""
+    return _encode_pending(_decode_pending(pending)[1])
+
+
+def _encode_pending(rest: bytes, head: _Head = _NO_HEAD) -> bytes:
+    *fields, listed_end, breaks, track_ends = head
+    packed = _PENDING_HEAD.pack(_PENDING_FORM, *fields, listed_end or 0, breaks, len(track_ends))
+    return packed + b"".join(_TRACK_END.pack(*end) for end in track_ends) + rest
+
+
 def _decode_pending(pending: bytes) -> tuple[_Head, bytes]:
     """Return the head, and what a reader has to be fed."""
     if not pending:
@@ -253,13 +297,15 @@ def _decode_pending(pending: bytes) -> tuple[_Head, bytes]:
 class ObjectFacts(NamedTuple):
     """What is in an object: when its media begins and ends, in seconds of the sender, None where it has none.
 
-    `needs_init`: it has fragments, and no initialisation segment came before them.
+    `needs_init`: it has fragments, and no initialisation segment came before them. `changes`: it has an initialisation segment of
+    another description.
     """
 
     start: Fraction | None = None
     end: Fraction | None = None
     is_complete: bool = True
     needs_init: bool = False
+    changes: bool = False
 
 
 def read_object(data: bytes, init: InitSegment | None) -> ObjectFacts:
@@ -268,15 +314,17 @@ def read_object(data: bytes, init: InitSegment | None) -> ObjectFacts:
         return ObjectFacts(needs_init=True)
     start: Fraction | None = None
     end: Fraction | None = None
+    changes = False
     reader = FragmentReader(init)
     for unit in reader.feed(data):
         if isinstance(unit, InitSegment):
+            changes = changes or (init is not None and unit.description != init.description)
             init = unit
         elif init is not None and (main := unit.track(init.main_track)) is not None:
             begin = Fraction(main.start or 0, init.timescale)
             start = begin if start is None else start
             end = begin + Fraction(main.duration, init.timescale)
-    return ObjectFacts(start, end, not reader.pending_bytes)
+    return ObjectFacts(start, end, not reader.pending_bytes, changes=changes)
 
 
 def _begins_with_init(data: bytes) -> bool:

@@ -9,7 +9,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,7 +24,7 @@ from services.common.live.segments import Segment
 from services.common.media import MediaInfo, MediaName
 from services.common.store.growing_files import file_etag
 from services.common.store.limits import BLOCK_SIZE
-from services.common.store.live_store import DELETED, MAX_SEGMENTS_READ, LiveStream
+from services.common.store.live_store import DELETED, MAX_SEGMENTS_READ, LivePosition, LiveStream
 from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, StoredFile, UploadHandle
 from services.common.uploads.locks import UploadLocks
 from services.live.hook_answers import metadata_of_file
@@ -132,7 +132,7 @@ class StreamEnder:
             if not isinstance(acquired, FinishedUpload):
                 fencing_token = stream.fencing_token
                 if acquired is not None:
-                    fencing_token = max(fencing_token, acquired[0].fencing_token)
+                    fencing_token = max(fencing_token, stream.first_fence + acquired[0].fencing_token)
                     # First, so that what is repeated finds it gone. Another process may be in the middle of an insert.
                     await self._stores.uploads.abort(acquired[0], second_purge=True)
                 await self._end_without_file(stream, fencing_token, DELETED)
@@ -144,23 +144,37 @@ class StreamEnder:
         """End the stream of a writer: as a file where it has a segment. Raises Conflict, Gone, ServiceUnavailable."""
         await writer.take(writer.session.end())
         position = (await writer.flush()).position
-        new, token = writer.stream.new, writer.upload.fencing_token
-        if position.last_segment < 0:
-            await self._end_without_file(writer.stream, token, reason)
+        if position.last_segment <= writer.stream.before.last_segment:
+            await self._end_without_file(writer.stream, writer.fence, reason)
             await self._stores.uploads.abort(writer.upload)
             return
-        await writer.write_last_block()
-        stream = await self.get(new.id)
-        init = read_init(stream.epochs[0].init)
-        header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
-        await self._stores.growing.place_header(writer.upload, header)
-        event = await self._commit(writer.upload, writer.stream, init, header, position.offset)
-        await self._note_end(stream, token, reason, event.info)
+        event = await self.commit_file(writer, position)
+        await self._note_end(writer.stream, writer.fence, reason, event.info)
         await self._publish_event(event)
 
+    async def close_file(self, writer: StreamWriter, position: LivePosition) -> MediaInfo:
+        """Make a file of what a stream has, which goes on in another one; nothing is open. Raises Conflict, ServiceUnavailable."""
+        event = await self.commit_file(writer, position)
+        await self._publish_event(event)
+        return event.info
+
+    async def commit_file(self, writer: StreamWriter, position: LivePosition) -> OutboxEvent:
+        """Write the last block and the header, and commit; the position is stored. Raises Conflict, ServiceUnavailable."""
+        await writer.write_last_block()
+        stream = await self.get(writer.stream.new.id)
+        init = read_init(stream.last_epochs[0].init)
+        header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
+        await self._stores.growing.place_header(writer.upload, header)
+        return await self._commit(writer.upload, writer.stream, init, header, position.offset)
+
+    async def find_committed(self, stream: LiveStream) -> MediaInfo | None:
+        """Return the file of a stream whose upload is not there any more under its name. Raises Conflict, ServiceUnavailable."""
+        return await self._stores.live.find_file(stream) or await self._commit_renamed(stream)
+
     async def read_segments(self, stream: LiveStream) -> list[Segment]:
-        """Return all segments; pages are read at the same time, because the end of a stream waits for them."""
-        firsts = range(0, stream.position.last_segment + 1, MAX_SEGMENTS_READ)
+        """Return all segments of the last file; pages are read at the same time, because the end of a stream waits for them."""
+        first = stream.before.last_segment + 1
+        firsts = range(first, stream.position.last_segment + 1, MAX_SEGMENTS_READ)
         pages = await asyncio.gather(*(self._stores.live.read_segments(stream.new.id, first) for first in firsts))
         return list(itertools.chain.from_iterable(pages))
 
@@ -174,8 +188,7 @@ class StreamEnder:
         facts = facts_json(scanner.finish(length))
         ttl = stream.new.grace + RENAMED_TTL_SECONDS
         first = upload.name or stream.new.name  # a recording that was given a numbered name has it already
-        others = [numbered_name(stream.new.name, number) for number in range(2, MAX_NUMBERED_NAMES)]
-        for name in [first, *(other for other in others if other != first)]:
+        for name in [first, *(other for other in numbered_names(stream.new.name) if other != first)]:
             try:
                 if name != first:
                     # With a lifetime: a process that is killed before the commit leaves it to the next one.
@@ -192,7 +205,7 @@ class StreamEnder:
 
     async def _settle(self, stream: LiveStream, reason: str) -> None:
         """Note the end of a stream whose upload is committed or gone, or has another name: a process was killed on the way."""
-        file = await self._stores.live.find_file(stream) or await self._commit_renamed(stream)
+        file = await self.find_committed(stream)
         if file is None:
             state = await self._stores.uploads.get_durable_info(stream.new.upload_id)
             if not (state is None or isinstance(state, FinishedUpload)):
@@ -204,7 +217,7 @@ class StreamEnder:
         acquired = await self._acquire_renamed(stream)
         if not isinstance(acquired, tuple):
             return None
-        init = read_init(stream.epochs[0].init)
+        init = read_init(stream.last_epochs[0].init)
         header = render_header(init, await self.read_segments(stream), BLOCK_SIZE)
         event = await self._commit(acquired[0], stream, init, header, stream.position.offset)
         await self._publish_event(event)
@@ -214,8 +227,7 @@ class StreamEnder:
         self, stream: LiveStream
     ) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Acquire the upload of a stream under the numbered name that it was given; None where it has none."""
-        names = [numbered_name(stream.new.name, number) for number in range(2, MAX_NUMBERED_NAMES)]
-        upload_id = await self._stores.live.find_upload(stream, names)
+        upload_id = await self._stores.live.find_upload(stream, numbered_names(stream.new.name))
         return None if upload_id is None else await self._stores.uploads.acquire(upload_id)
 
     async def _note_end(self, stream: LiveStream, fencing_token: int, reason: str, file: MediaInfo | None) -> None:
@@ -223,10 +235,27 @@ class StreamEnder:
         revision = None if file is None else file.revision
         if not await self._stores.live.set_state(new.id, fencing_token, "ended", reason, revision):
             return
-        ended = await self._stores.live.get_stream(new.id)
-        self._events.wake_readers(new.id, -1 if ended is None else ended.position.last_segment, "ended")
-        self._events.publish(new.id, "live.ended", {"reason": reason, "file": describe_file(file)})
-        if file is not None and file.sha256 is None:
+        ended = await self._stores.live.get_stream(new.id) or stream
+        files = await self.find_files(ended, file)
+        last = file or (files[-1] if files and ended.revision is not None else None)
+        self._events.wake_readers(new.id, ended.position.last_segment, "ended")
+        data = {"reason": reason, "file": describe_file(last), "files": describe_files(files)}
+        self._events.publish(new.id, "live.ended", data)
+        if file is not None:
+            self.note_file(file)
+
+    async def find_files(self, stream: LiveStream, last: MediaInfo | None = None) -> list[MediaInfo]:
+        """Return the files that a stream has become so far, in their order; those that were deleted are missing.
+
+        `last`: that of a stream that has ended, where it is known.
+        """
+        files = stream.files if last is None else stream.files[: len(stream.recordings)]
+        found = [await self._stores.live.find_file(one) for one in files]
+        return [file for file in (*found, last) if file is not None]
+
+    def note_file(self, file: MediaInfo) -> None:
+        """Take note of a file that may have no digest yet."""
+        if file.sha256 is None:
             self._on_file(file)
 
 
@@ -241,6 +270,16 @@ def describe_file(file: MediaInfo | None) -> dict[str, Any] | None:
         "etag": file.etag,
         "length": file.length,
     }
+
+
+def describe_files(files: Sequence[MediaInfo]) -> list[dict[str, Any] | None]:
+    """What events and answers say of the files of a stream."""
+    return [describe_file(file) for file in files]
+
+
+def numbered_names(name: MediaName) -> list[MediaName]:
+    """Return the names to try where another file has taken this one."""
+    return [numbered_name(name, number) for number in range(2, MAX_NUMBERED_NAMES)]
 
 
 def numbered_name(name: MediaName, number: int) -> MediaName:

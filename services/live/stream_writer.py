@@ -106,15 +106,21 @@ class StreamWriter:
         upload, state = acquired
         lease = Lease(stores.uploads, upload, requested_at, on_lost)
         try:
-            current = await stores.live.set_publisher(stream.new.id, upload.fencing_token, publisher)
+            fence = stream.first_fence + upload.fencing_token
+            current = await stores.live.set_publisher(stream.new.id, fence, publisher)
             tail = await _read_tail(stores.growing, stream.new.upload_id, state, current.position.offset)
             pending = await stores.live.read_pending(stream.new.id)
-            last_epoch = current.epochs[-1] if current.epochs else None
-            session = Session(current.new.target, current.position, last_epoch, pending)
+            last_epoch = current.last_epochs[-1] if current.last_epochs else None
+            session = Session(current.new.target, current.position, last_epoch, pending, current.before)
         except BaseException:
             await lease.stop_renewing()
             raise
         return cls(stores, upload, current, session, tail, lease, store_wait)
+
+    @property
+    def fence(self) -> int:
+        """The fencing token of this writer for the stream: those of its uploads are counted on."""
+        return self.stream.first_fence + self.upload.fencing_token
 
     @property
     def stored_position(self) -> LivePosition:
@@ -143,7 +149,7 @@ class StreamWriter:
                     self.upload, position.offset, tail, None, keep_lease=True, durable=True
                 )
             )
-        await self._persist(lambda: self._stores.live.advance(self.stream.new.id, self.upload.fencing_token, progress))
+        await self._persist(lambda: self._stores.live.advance(self.stream.new.id, self.fence, progress))
         del self._epochs[: len(epochs)]
         del self._segments[: len(segments)]
         self._stored, self.flushed_at = position, time.monotonic()

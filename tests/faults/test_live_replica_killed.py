@@ -9,7 +9,8 @@ import pytest
 
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.fragmented_mp4 import fragment, init
-from tests.support.live_client import make_stream, media_of, read_file
+from tests.support.hls_rules import check_playlist
+from tests.support.live_client import make_stream, media_of, read_file, read_list
 from tests.support.live_publisher import LiveReplicas, TusSender
 from tests.support.processes import ServiceProcess
 
@@ -56,3 +57,32 @@ def test_nothing_is_lost_where_replicas_are_killed(
     assert (described["state"], described["reason"]) == ("ended", "complete")
     assert described["duration"] == pytest.approx(number * 0.5)
     assert read_file(library, client)[BLOCK_SIZE:] == media_of(sent)
+
+
+def test_files_follow_each_other_where_replicas_are_killed(replicas: LiveReplicas, library: ServiceProcess) -> None:
+    """Row 12 while replicas are killed: the sender's codec parameters change each three seconds of its media."""
+    dice = random.Random(54)
+    client = make_stream(replicas.services[0])
+    sender = TusSender(client, replicas, dice)
+    files: list[bytes] = []
+    rest, kills, kill_at = b"", 0, time.monotonic() + 1.0
+    for number in range(12):
+        files.append(init(size=(160 + 2 * number, 90)))
+        for at in range(6):
+            files[-1] += fragment(at * 0.5, 0.5, key=at % 4 == 0, fill=dice.randrange(1000, 40_000))
+        rest += files[-1]
+        while rest:
+            if time.monotonic() >= kill_at:
+                replicas.kill(kills % 2)
+                kills, kill_at = kills + 1, time.monotonic() + 1.0
+            cut = min(len(rest), dice.randrange(1, 60_000))
+            sender.send(rest[:cut], final=number == 11 and cut == len(rest))
+            rest = rest[cut:]
+    assert kills >= 3
+    described = client.get()
+    assert (described["state"], described["reason"], described["duration"]) == ("ended", "complete", 36)
+    stored = [read_file(library, client, file["filename"])[BLOCK_SIZE:] for file in described["files"]]
+    assert stored == [media_of(sent) for sent in files]
+    entries = check_playlist(read_list(library, client).text).entries
+    assert sum(entry.discontinuity for entry in entries) == 11
+    assert sum(entry.seconds for entry in entries) == pytest.approx(36)

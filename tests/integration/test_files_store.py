@@ -619,7 +619,7 @@ async def test_the_migrations_make_the_tables_of_the_schema(adapters: FilesAdapt
             }
 
     assert normalized(adapters.inspector.folder / "gridcast.sqlite3") == normalized(path)
-    assert migration.newest_revision() == "0008"
+    assert migration.newest_revision() == "0009"
 
 
 async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(tmp_path: Path) -> None:

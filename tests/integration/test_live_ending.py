@@ -280,7 +280,7 @@ async def test_a_stream_that_is_thrown_away_is_there_for_its_publisher_alone(
             await call(stream_id)
     assert await service.streams.list(("ended",), None, "", 10) == ([], None)
     assert await service.store.uploads.get_info(writer.stream.new.upload_id) is None
-    assert service.recorded.events[-1] == ("live.ended", {"reason": "deleted", "file": None})
+    assert service.recorded.events[-1] == ("live.ended", {"reason": "deleted", "file": None, "files": []})
     assert (await service.make()) != stream_id  # the name is free
 
 
@@ -334,7 +334,7 @@ async def test_a_stream_that_never_starts_ends_without_a_file(service: Service, 
     await idle.run_once()
     stream = await service.ender.get(stream_id)
     assert (stream.state, stream.reason, stream.revision) == ("ended", "never started", None)
-    assert service.recorded.events == [("live.ended", {"reason": "never started", "file": None})]
+    assert service.recorded.events == [("live.ended", {"reason": "never started", "file": None, "files": []})]
     assert await service.store.reader.find(NAME) is None
     assert await service.make()
 

@@ -11,6 +11,7 @@ from services.common.settings import StoreSettings
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.quotas import Quota, QuotaExceeded
 from services.live.intake import Intake, IntakeRules, LimitReached
+from services.live.recordings import Recordings
 from services.live.stream_limits import Extent, StreamLimits
 from services.live.stream_memory import StreamMemories
 from services.live.stream_writer import StreamWriter
@@ -156,7 +157,9 @@ async def open_intake(service: Service, stream_id: str) -> Intake:
     writer = await StreamWriter.open(service.stores, stream, "tus/1", lambda _: None)
     memory = StreamMemories().get(stream_id, 0.0, Extent(0, 0.0))
     events: Any = service.recorded
-    return Intake(writer, events, memory, IntakeRules(0.0), "sid")
+    recordings = Recordings(service.stores, service.ender)
+    rules = IntakeRules(0.0)
+    return Intake(writer, recordings, events, memory, rules, "sid", lambda _: None, takes_renditions=True)
 
 
 async def feed_each(intake: Intake, fragments: list[bytes]) -> None:

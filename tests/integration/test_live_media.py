@@ -184,32 +184,6 @@ def test_long_fragments_have_their_true_length_in_the_list(live: ServiceProcess,
     assert "INDEPENDENT-SEGMENTS" not in text
 
 
-@pytest.mark.parametrize("way", ["tus", "body", "objects"])
-def test_another_sample_description_ends_the_stream_as_a_file(
-    live: ServiceProcess, library: ServiceProcess, way: str
-) -> None:
-    """Row 12, as ADR 52 has it: the recording is whole and closed at once, and the sender is told to make another stream."""
-    client = make_stream(live)
-    first, other = init() + fragment(0, 2) + fragment(2, 1), init(codec=b"avc3") + fragment(3, 2)
-    if way == "tus":
-        answer = client.patch(0, first + other)
-    elif way == "body":
-        answer = client.post(first + other)
-    else:
-        for number, piece in enumerate((init(), fragment(0, 2), fragment(2, 1))):
-            assert client.put(f"{number}.m4s", piece).status_code == 200
-        answer = client.put("init-1.m4s", init(codec=b"avc3"))
-    assert answer.status_code == 415, answer.text
-    assert "make another stream" in answer.json()["detail"]
-    described = client.get()
-    assert (described["state"], described["reason"], described["segments"]) == ("ended", "media changed", 2)
-    assert described["file"]["filename"] == described["filename"]
-    assert read_file(library, client)[BLOCK_SIZE:] == media_of(first)
-    listed = check_playlist(read_list(library, client).raise_for_status().text)
-    assert (listed.ended, sum(entry.seconds for entry in listed.entries)) == (True, 3)
-    assert client.patch(0, other).status_code == 410
-
-
 def test_a_sender_that_had_no_fragment_yet_may_begin_with_other_media(live: ServiceProcess) -> None:
     client = make_stream(live, takeover=True)
     assert client.patch(0, init(codec=b"avc3")).status_code == 204

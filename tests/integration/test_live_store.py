@@ -13,6 +13,7 @@ from services.common.errors import Conflict, Gone
 from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaName
 from services.common.store.live_store import (
+    DELETED,
     MAX_EPOCHS,
     MAX_INIT_BYTES_IN_ALL,
     MAX_PENDING_BYTES,
@@ -21,9 +22,11 @@ from services.common.store.live_store import (
     LiveProgress,
     LiveState,
     LiveStream,
+    NewRecording,
+    Recording,
     TooManyEpochs,
 )
-from services.common.store.upload_store import NewUpload, UploadHandle
+from services.common.store.upload_store import NewUpload, OutboxEvent, UploadHandle
 from tests.support.live_streams import a_stream, begin_stream, epoch, progress, segment
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import NAME, StoreAdapters, finished_upload
@@ -443,6 +446,116 @@ async def test_segments_leave_with_the_upload_and_the_end_of_a_stream_can_be_tol
     await adapters.keeper.delete_orphans()
     assert await adapters.live.get_stream("s") is None
     assert adapters.inspector.count_live() == ((0, 0) if expires else (1, 4)), "one whose upload is there stays"
+
+
+async def begin_second_file(adapters: StoreAdapters, first: UploadHandle) -> tuple[UploadHandle, OutboxEvent]:
+    """Commit the upload of a stream that has three segments, and go on in another one, which is acquired once more."""
+    live = adapters.live
+    await live.advance("s", 4, progress(0, 2, epochs=(epoch(0), epoch(1)), pending=b"of the first"))
+    await adapters.store.write_blocks(first, 0, [b"x"])
+    event = await adapters.store.commit(first, finished_upload(b"x"))
+    upload = await adapters.store.create_upload(OTHER, NewUpload(None, 60))
+    new = NewRecording(upload.upload_id, event.info.revision, 6_000, 7.5, b"of the second", "tus/3")
+    assert await live.begin_recording("s", 5, first.upload_id, new)
+    assert not await live.begin_recording("s", 9, first.upload_id, new), "repeated"
+    return upload, event
+
+
+OTHER = MediaName("f", "other")
+
+
+async def test_a_stream_goes_on_in_another_file(adapters: StoreAdapters) -> None:
+    first, live = await begin_stream(adapters), adapters.live
+    second, event = await begin_second_file(adapters, first)
+    before, stream = (
+        Recording(first.upload_id, event.info.file_id, 1, 2, 2, CHUNK_SIZE + 3000, 6_000, 7.5),
+        await stored(adapters),
+    )
+    assert (stream.recordings, stream.new.upload_id, stream.file_id) == ((before,), second.upload_id, second.store_key)
+    assert stream.position == LivePosition(CHUNK_SIZE, 102, 2)
+    assert (stream.state, stream.publisher, stream.revision) == ("live", "tus/3", None)
+    assert await live.read_pending("s") == b"of the second"
+    assert [one.number for one in stream.epochs] == [0, 1]
+    assert stream.last_epochs == ()
+    for token in range(6):  # all that the first upload has given
+        with pytest.raises(Conflict):
+            await live.advance("s", token, progress(3, 3))
+        with pytest.raises(Conflict):
+            await live.set_publisher("s", token, "late")
+        with pytest.raises(Conflict):
+            await live.set_state("s", token, "ended", "late", 1)
+    fence = stream.first_fence + second.fencing_token
+    position = LivePosition(CHUNK_SIZE + 10, 200, 3, file_end=1000, timescale=1000)
+    await live.advance("s", fence, LiveProgress(position, (epoch(2),), (segment(3, 2),)))
+    stream = await stored(adapters)
+    assert (stream.position, [one.number for one in stream.last_epochs]) == (position, [2])
+    assert [one.number for one in await live.read_segments("s", 0)] == [0, 1, 2, 3]
+    assert [stream.in_file_of(number).file_id for number in range(3)] == [before.file_id] * 2 + [stream.file_id]
+    assert await live.find_file(stream) is None
+    (earlier,) = stream.files
+    assert await live.find_file(earlier) == event.info
+    away = MediaName("g", "away")
+    assert await adapters.store.move_file(NAME, away) is not None
+    await adapters.store_file(b"in its place", NAME)
+    moved = await live.find_file(earlier)
+    assert moved is not None
+    assert (moved.folder, moved.filename, moved.file_id) == ("g", "away", before.file_id)
+    wanted = NewRecording(first.upload_id, 2, 0, 0.0, b"", "")
+    with pytest.raises(Gone):
+        await live.begin_recording("s", fence, second.upload_id, wanted)  # that upload is no more
+    assert await live.set_state("s", fence, "ended", "the bytes of its last file are lost")
+    stream = await stored(adapters)
+    assert (stream.position.last_segment, len(stream.epochs), len(await live.read_segments("s", 0))) == (2, 2, 3)
+    with pytest.raises(Gone):
+        await live.begin_recording("s", fence, second.upload_id, wanted)
+
+
+async def test_a_stream_that_has_nothing_of_its_last_file_ends_with_the_one_before(adapters: StoreAdapters) -> None:
+    first, live = await begin_stream(adapters), adapters.live
+    second, event = await begin_second_file(adapters, first)
+    fence = (await stored(adapters)).first_fence + second.fencing_token
+    assert await live.set_state("s", fence, "ended", "asked")
+    await adapters.store.abort(second)
+    stream = await stored(adapters)
+    assert (stream.recordings, stream.revision, stream.file_id) == ((), 1, event.info.file_id)
+    assert stream.position == LivePosition(CHUNK_SIZE + 3000, 102, 2, None, 6_000, 1_000)
+    assert (stream.reason, stream.new.upload_id, await live.read_pending("s")) == ("asked", first.upload_id, b"")
+    assert await live.find_file(stream) == event.info
+    await adapters.keeper.delete_orphans()
+    await adapters.collect_until_done(adapters.inspector)
+    adapters.inspector.age_streams(86_400 + 10)
+    await adapters.keeper.delete_orphans()
+    assert adapters.inspector.count_live() == (1, 5), "it has a file"
+    await adapters.store.delete(NAME)
+    adapters.inspector.make_tombstones_due(NAME.filename)
+    await adapters.collect_until_done(adapters.inspector)
+    assert adapters.inspector.count_live() == (0, 0)
+
+
+async def test_a_stream_stays_without_an_earlier_file_and_leaves_without_its_last(adapters: StoreAdapters) -> None:
+    first, live = await begin_stream(adapters), adapters.live
+    second, _ = await begin_second_file(adapters, first)
+    await adapters.store.write_blocks(second, 0, [b"x"])
+    event = await adapters.store.commit(second, finished_upload(b"x"))
+    await adapters.store.delete(NAME)
+    adapters.inspector.make_tombstones_due(NAME.filename)
+    await adapters.collect_until_done(adapters.inspector)
+    stream = await stored(adapters)
+    assert (stream.state, await live.find_file(stream.files[0])) == ("live", None)
+    assert adapters.inspector.count_live() == (1, 5)
+    assert await live.set_state("s", stream.first_fence + 1, "ended", "", event.info.revision)
+    await adapters.store.delete(OTHER)
+    adapters.inspector.make_tombstones_due(OTHER.filename)
+    await adapters.collect_until_done(adapters.inspector)
+    assert adapters.inspector.count_live() == (0, 0)
+
+
+async def test_a_stream_that_is_thrown_away_has_no_file(adapters: StoreAdapters) -> None:
+    second, _ = await begin_second_file(adapters, await begin_stream(adapters))
+    fence = (await stored(adapters)).first_fence + second.fencing_token
+    await adapters.store.abort(second)
+    assert await adapters.live.set_state("s", fence, "ended", DELETED)
+    assert (await stored(adapters)).was_deleted
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -20,12 +20,19 @@ def box(box_type: bytes, *parts: bytes) -> bytes:
     return struct.pack(">I4s", len(body) + 8, box_type) + body
 
 
-def init(*, audio: bool = True, video: bool = True, codec: bytes = b"avc1", timescale: int = VIDEO_TIMESCALE) -> bytes:
+def init(
+    *,
+    audio: bool = True,
+    video: bool = True,
+    codec: bytes = b"avc1",
+    timescale: int = VIDEO_TIMESCALE,
+    size: tuple[int, int] = (160, 90),
+) -> bytes:
     """`ftyp` and `moov` of H.264 and AAC."""
     traks, trexes = [], []
     if video:
         avcc = box(b"avcC", b"\x01\x64\x00\x0a\xff\xe1\x00\x00\x00")
-        entry = box(codec, bytes(24), struct.pack(">HH", 160, 90), bytes(50), avcc)
+        entry = box(codec, bytes(24), struct.pack(">HH", *size), bytes(50), avcc)
         traks.append(_trak(VIDEO, timescale, b"vide", entry))
         trexes.append(box(b"trex", struct.pack(">6I", 0, VIDEO, 1, 0, 0, _NON_SYNC)))
     if audio:
@@ -73,11 +80,12 @@ def fragment(
 @pytest.fixture(scope="session")
 def live_sample(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ffmpeg sends as one endless body: 12 s of H.264 and AAC, a key frame and a fragment each second."""
-    return make_once(tmp_path_factory, "live", lambda folder: _encode(ffmpeg, folder / LIVE_SAMPLE)) / LIVE_SAMPLE
+    return make_once(tmp_path_factory, "live", lambda folder: encode(ffmpeg, folder / LIVE_SAMPLE)) / LIVE_SAMPLE
 
 
-def _encode(ffmpeg: str, path: Path) -> None:
-    command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=25:duration=12"]
+def encode(ffmpeg: str, path: Path, size: str = "160x90") -> None:
+    """Write a sample of this size."""
+    command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", f"testsrc=size={size}:rate=25:duration=12"]
     command += ["-f", "lavfi", "-i", "sine=duration=12", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25"]
     command += ["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "48k", "-f", "mp4"]
     command += ["-movflags", "frag_keyframe+empty_moov+default_base_moof", str(path)]

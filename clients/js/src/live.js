@@ -239,7 +239,7 @@ export function applyEvent(state, { type, data, time }) {
     case "live.viewers":
       return { ...state, viewers: data.viewers };
     case "live.ended":
-      return { ...state, state: "ended", reason: data.reason, file: data.file ?? null, ended_at: time };
+      return { ...state, state: "ended", reason: data.reason, file: data.file ?? null, ...(data.files && { files: data.files }), ended_at: time };
     default:
       return state;
   }

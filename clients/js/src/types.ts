@@ -161,7 +161,7 @@ export interface EventData {
   "live.resumed": { epoch: number };
   "live.warning": { kind: "gop" | "rate" | "limit" };
   "live.viewers": { viewers: number };
-  "live.ended": { reason: string; file: LiveFile | null };
+  "live.ended": { reason: string; file: LiveFile | null; files?: LiveFile[] };
   "live.message": LiveMessage & { id: string };
   /** To the sender: what of its stream is durable. */
   "live.received": { bytes: number; segment: number };
@@ -407,6 +407,8 @@ export interface LiveInfo {
   since?: string | null;
   /** Once it has ended; null where nothing was recorded. */
   file?: LiveFile | null;
+  /** All files that it has become so far: another one for each change of codec parameters; not in lists. */
+  files?: LiveFile[];
 }
 
 export interface LiveEnded extends LiveInfo {

@@ -96,12 +96,15 @@ class Cutter:
     """The segments of one live stream. `target` is the list's target duration in whole seconds.
 
     A stream that another replica has begun is continued from its last epoch and segment (`resume`). `dropped` counts fragments that
-    were not taken: before the first key frame, or older than what is there.
+    were not taken: before the first key frame, or older than what is there. `first_epoch` is the number of the first epoch of the
+    file, and no date in it is before `not_before`.
     """
 
-    def __init__(self, target: int, first_offset: int) -> None:
+    def __init__(self, target: int, first_offset: int, first_epoch: int = 0, not_before: float = 0.0) -> None:
         self.dropped = 0
         self._target = target
+        self._first_epoch = first_epoch
+        self._not_before = not_before
         self._position = first_offset
         self._next_number = 0
         self._init: InitSegment | None = None
@@ -318,7 +321,8 @@ class Cutter:
         previous = self._last_epoch
         if previous is not None:
             date = max(date, previous.date + (start + moved - previous.file_time) / previous.timescale)
-        number = 0 if previous is None else previous.number + 1
+        date = max(date, self._not_before)
+        number = self._first_epoch if previous is None else previous.number + 1
         epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, start + moved, date)
         return _Run(init, epoch, _shifts(init, epoch), start)
 

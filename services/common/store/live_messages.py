@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from services.common.errors import Conflict, TooManyRequests
-from services.common.store.live_store import LiveState
+from services.common.store.live_store import NO_RECORDING, LiveState, Recording
 
 MAX_MESSAGE_DATA_BYTES = 8 << 10
 """Of the data of one message, as JSON."""
@@ -46,7 +46,7 @@ class NewMessage:
 
 
 class MessagePlace(NamedTuple):
-    """What messages are ordered by: media time in milliseconds from the start of the file, then the number of the message."""
+    """What messages are ordered by: media time in milliseconds from the start of the stream, then the number of the message."""
 
     milliseconds: int
     number: int
@@ -91,21 +91,47 @@ def first_place(first: int, after: MessagePlace | None) -> MessagePlace:
     return start if after is None else max(after, start)
 
 
+class EpochRange(NamedTuple):
+    """The epochs of one file of a stream, from `first` to before `end`, and where in the stream that file begins."""
+
+    first: int
+    end: int
+    milliseconds: int
+
+
+def file_at(recordings: Sequence[Recording], epoch_count: int, place: int) -> EpochRange:
+    """Return the file in which a place is; the last one that has an epoch where it is at the end of all. Pure."""
+    found, before = None, NO_RECORDING
+    for recording in recordings:
+        if found is None or before.milliseconds <= place:
+            found = EpochRange(before.epochs, recording.epochs, before.milliseconds)
+        before = recording
+    if found is None or (before.milliseconds <= place and before.epochs < epoch_count):
+        return EpochRange(before.epochs, epoch_count, before.milliseconds)
+    return found
+
+
 def place_of(
-    wanted: int | None, file_end: int, timescale: int, state: LiveState, silent_ms: float, target_seconds: int
+    wanted: int | None,
+    file_end: int,
+    timescale: int,
+    state: LiveState,
+    silent_ms: float,
+    target_seconds: int,
+    file_begin_ms: int = 0,
 ) -> int:
     """Return the place of a message in milliseconds. Pure.
 
-    `file_end` in ticks of `timescale` is where the stored media ends. It grows by whole steps, so the media of this moment lies
-    behind it by the time since the last one (`silent_ms`), which is a target duration at most, and none while the stream is
-    interrupted.
+    `file_end` in ticks of `timescale` is where the stored media of the last file ends, and `file_begin_ms` where that begins. It
+    grows by whole steps, so the media of this moment lies behind it by the time since the last one (`silent_ms`), which is a target
+    duration at most, and none while the stream is interrupted.
     """
-    end = file_end * 1000 // timescale
+    end = file_begin_ms + file_end * 1000 // timescale
     if wanted is not None:
         return min(wanted, end)
     return end + (int(min(max(silent_ms, 0.0), target_seconds * 1000.0)) if state == "live" else 0)
 
 
 def date_of(milliseconds: int, epoch_date: float, file_time: int, timescale: int) -> float:
-    """Return when the media of a place was captured: that of its epoch's start, and the time since. Pure."""
+    """Return when the media of a place in a file was captured: that of its epoch's start, and the time since. Pure."""
     return epoch_date + milliseconds / 1000 - file_time / timescale

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from services.common.errors import TooManyRequests
 from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaInfo, MediaName
+from services.common.store.limits import BLOCK_SIZE
 
 LiveState = Literal["waiting", "live", "interrupted", "ended"]
 """`waiting` for its first segment, `live`, `interrupted`: no bytes for a while, or `ended`: nothing is added any more."""
@@ -29,6 +30,9 @@ MAX_LISTED_STREAMS = 200
 MAX_EPOCHS = 2_000
 MAX_INIT_BYTES_IN_ALL = 4 << 20
 """Of the initialisation segments of all epochs of one stream: a reader has all of them in memory."""
+
+MAX_RECORDINGS = 32
+"""Files of one stream: one for each sample description that its publisher has gone on with (ADR 54)."""
 
 DELETED = "deleted"
 """The reason of a stream that was thrown away: its record stays for a day, for its publisher alone."""
@@ -88,6 +92,44 @@ class LivePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class Recording:
+    """A file of a stream that is complete while the stream goes on in another one.
+
+    `upload_id`, `file_id` and `revision` as `NewStream` and `LiveStream` have them. `epochs`, `last_segment`, `bytes` and
+    `milliseconds` count from the start of the stream to the end of this file. `end_date` is when its media ends, since 1970.
+    """
+
+    upload_id: str
+    file_id: str
+    revision: int
+    epochs: int
+    last_segment: int
+    bytes: int
+    milliseconds: int
+    end_date: float
+
+
+NO_RECORDING = Recording("", "", 0, 0, -1, 0, 0, 0.0)
+"""What is before the first file."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecording:
+    """The file with which a stream goes on: its unfinished upload.
+
+    `revision`, `milliseconds` and `end_date` are those of the file before it, as `Recording` has them. `pending` is what the next
+    writer needs, as `LiveProgress` has it, and `publisher` whom that takes bytes from.
+    """
+
+    upload_id: str
+    revision: int
+    milliseconds: int
+    end_date: float
+    pending: bytes
+    publisher: str
+
+
+@dataclass(frozen=True, slots=True)
 class LiveProgress:
     """What a writer adds in one step: epochs that began, segments that are complete, and the new position.
 
@@ -108,6 +150,10 @@ class LiveStream:
     that is compared and nothing else, empty for none. `epochs` hold their initialisation segments. `advanced_at` is when it got
     bytes last, and `ended_at` when it ended, for `reason`. `revision` is that of the file it has become, None where there is none.
     `file_id` is that of its bytes, as `MediaInfo.file_id` has it: a store may change it when another writer takes over.
+
+    `recordings` are its files that are complete, apart from the last one: `position`, `revision`, `file_id` and `new.upload_id` are
+    of that one, but for its numbers of segments, which go on. `first_fence` is to be added to the fencing tokens of its upload:
+    those of a stream go on likewise.
     """
 
     new: NewStream
@@ -123,6 +169,32 @@ class LiveStream:
     ended_at: datetime | None
     revision: int | None
     file_id: str = ""
+    recordings: tuple[Recording, ...] = ()
+    first_fence: int = 0
+
+    @property
+    def before(self) -> Recording:
+        """The file before the last one."""
+        return self.recordings[-1] if self.recordings else NO_RECORDING
+
+    @property
+    def last_epochs(self) -> tuple[Epoch, ...]:
+        """The epochs of the last file."""
+        return self.epochs[self.before.epochs :]
+
+    @property
+    def files(self) -> tuple["LiveStream", ...]:
+        """The stream with the upload of each file that it has become so far."""
+        earlier = tuple(map(self._with, self.recordings))
+        return earlier if self.revision is None else (*earlier, self)
+
+    def in_file_of(self, epoch: int) -> "LiveStream":
+        """Return the stream with the upload and the file that an epoch is in."""
+        return next((self._with(one) for one in self.recordings if epoch < one.epochs), self)
+
+    def _with(self, recording: Recording) -> "LiveStream":
+        new = replace(self.new, upload_id=recording.upload_id)
+        return replace(self, new=new, file_id=recording.file_id, revision=recording.revision)
 
     @property
     def was_deleted(self) -> bool:
@@ -133,15 +205,15 @@ class LiveStream:
 class LiveStreamReader(Protocol):
     """Reads streams. Raises ServiceUnavailable.
 
-    A stream leaves with the bytes of its file. One that has not become a file stays for a day after its upload has gone, without
-    segments, so that clients learn how it ended.
+    A stream leaves with the bytes of its file, the last one where it has several. One that has not become a file stays for a day
+    after its upload has gone, without segments, so that clients learn how it ended.
     """
 
     async def get_stream(self, stream_id: str) -> LiveStream | None:
         """Return a stream; None where there is none, or it was deleted."""
 
     async def find_file(self, stream: LiveStream) -> MediaInfo | None:
-        """Return the file that a stream has become, under the name that it has now.
+        """Return the file that a stream has become, under the name that it has now; of one of `files`, that one.
 
         None where its upload is not committed, or the file was deleted or replaced.
         """
@@ -200,7 +272,20 @@ class LiveStreamWriter(Protocol):
     async def set_state(
         self, stream_id: str, fencing_token: int, state: LiveState, reason: str = "", revision: int | None = None
     ) -> bool:
-        """Change the state; False where it is that state already, has ended, or is deleted. What has ended has no pending bytes."""
+        """Change the state; False where it is that state already, has ended, or is deleted. What has ended has no pending bytes.
+
+        A stream that ends without a revision, and not as DELETED, ends with the file before its last one, where there is one: the
+        last one has nothing then, and is no part of it any more.
+        """
+
+    async def begin_recording(
+        self, stream_id: str, fencing_token: int, upload_id: str, recording: NewRecording
+    ) -> bool:
+        """Go on in another file, behind the one of the upload `upload_id`, which is committed; older writers are fenced off.
+
+        The position is behind the header of that file then, `last_segment`, `source`, `sender_offset` and `dropped` stay. False
+        where the stream is in another file already. Raises Gone where it has ended or is deleted, or an upload is not there.
+        """
 
     async def list_idle(self, states: Sequence[LiveState], seconds: float, limit: int) -> Sequence[LiveStream]:
         """Return streams in these states that got no byte for so long (that have existed for so long where they never got one).
@@ -217,6 +302,40 @@ class LiveStreamWriter(Protocol):
 
 class LiveStore(LiveStreamReader, LiveStreamWriter, Protocol):
     """Both sides."""
+
+
+def complete_recording(stream: LiveStream, epoch_count: int, new: NewRecording) -> Recording:
+    """Return the last file of a stream, which has `epoch_count` epochs, as it is once another one follows it. Pure."""
+    position, before = stream.position, stream.before
+    return Recording(
+        stream.new.upload_id,
+        stream.file_id,
+        new.revision,
+        epoch_count,
+        position.last_segment,
+        before.bytes + position.offset,
+        new.milliseconds,
+        new.end_date,
+    )
+
+
+def position_of_next(position: LivePosition) -> LivePosition:
+    """Return where a stream goes on in another file. Pure."""
+    return replace(position, offset=BLOCK_SIZE, open_segment=None, file_end=0, timescale=1)
+
+
+def position_at_end(recordings: Sequence[Recording], position: LivePosition) -> LivePosition:
+    """Return where a stream is at the end of the last of these files. Pure."""
+    last = recordings[-1]
+    before = recordings[-2] if len(recordings) > 1 else NO_RECORDING
+    return replace(
+        position,
+        offset=last.bytes - before.bytes,
+        last_segment=last.last_segment,
+        open_segment=None,
+        file_end=last.milliseconds - before.milliseconds,
+        timescale=1000,
+    )
 
 
 def new_progress(last_segment: int, epoch_count: int, progress: LiveProgress) -> LiveProgress:

@@ -133,7 +133,10 @@ class StreamResponse(ListedStreamResponse):
     width: int | None
     height: int | None
     viewers: int | None = Field(description="how many watch it; null where that is not known")
-    file: StreamFile | None = Field(description="once it has ended; null where it has none")
+    file: StreamFile | None = Field(description="the last one, once it has ended; null where it has none")
+    files: list[StreamFile] = Field(
+        description="all files that it has become so far: another one for each change of codec parameters"
+    )
 
 
 class StreamsResponse(BaseModel):

@@ -34,11 +34,12 @@ class CommittedFiles:
     def __init__(self, finder: FileFinder, clock: Callable[[], float] = time.monotonic) -> None:
         self._finder = finder
         self._clock = clock
-        self._lookups: OrderedDict[str, _Lookup] = OrderedDict()
+        self._lookups: OrderedDict[tuple[str, str], _Lookup] = OrderedDict()
 
     async def find(self, stream: LiveStream) -> MediaInfo | None:
         """Return the file of a stream, None where there is none. Raises ServiceUnavailable."""
-        known = self._lookups.get(stream.new.id)
+        key = (stream.new.id, stream.file_id)
+        known = self._lookups.get(key)
         if known is None or self._clock() >= known.expires_at:
             found: list[MediaInfo | None] = []
 
@@ -47,8 +48,8 @@ class CommittedFiles:
                 return found[0]
 
             known = _Lookup(SingleFlight(find), found, self._clock() + FILE_TTL_SECONDS)
-            self._lookups[stream.new.id] = known
-            self._lookups.move_to_end(stream.new.id)
+            self._lookups[key] = known
+            self._lookups.move_to_end(key)
             while len(self._lookups) > MAX_REMEMBERED_FILES:
                 self._lookups.popitem(last=False)
         return known.found[0] if known.found else await known.find()

@@ -90,13 +90,14 @@ class PieceReader:
                 yield chunk
             return
         try:
-            if loader.stream.revision is None:
-                data = await self._segments.get_or_read(loader.stream_id, loader.stream.new.upload_id, segment)
+            stream = loader.stream.in_file_of(segment.epoch)
+            if stream.revision is None:
+                data = await self._segments.get_or_read(loader.stream_id, stream.new.upload_id, segment)
                 if data is not None:
                     for chunk in Piece(piece.representation, data, segment).iter_chunks(plan):
                         yield chunk
                     return
-            info = await self._files.find(loader.stream)
+            info = await self._files.find(stream)
             if info is None:
                 raise NotFound("the file of this stream is not there any more")
             async for chunk in self._read_file(info, segment, plan):

@@ -304,7 +304,7 @@ class StreamLoader:
         for segment in segments:
             playlist.append(segment)
         playlist.can_block_reload = can_block
-        if stream.state == "ended" and playlist.last_number == stream.position.last_segment:
+        if stream.state == "ended" and playlist.last_number >= stream.position.last_segment:
             playlist.end()
         self._stream, self._playlist = stream, playlist
         if self._renderings is None:

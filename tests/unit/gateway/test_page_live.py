@@ -150,3 +150,27 @@ def test_player_keeps_a_minute_and_loads_the_rest_again(tmp_path: Path, length: 
     )
     assert seen["bounded"] is seen["again"] is True
     assert seen["ended"] == [True, pytest.approx(200 + 100 * (length - 2), abs=6)]
+
+
+def test_player_places_files_whose_times_begin_anew_one_behind_the_other(tmp_path: Path) -> None:
+    """A sender that goes on with another picture, twice: the second file is short, so that the times of both nearly fit."""
+    playlist, lists = Playlist(2), []
+    playlist.can_block_reload = True
+    begins = (0, 70, 75)
+    epochs = [0] * 70 + [1] * 5 + [2] * 25
+    grow(playlist, [2.0] * 20, epochs[:20])
+    lists.append(playlist.render())
+    for number in range(20, len(epochs)):
+        grow(playlist, [2.0], [epochs[number]])
+        lists.append(playlist.render())
+    segments = [fragment(2 * (number - begins[epoch]), 2) for number, epoch in enumerate(epochs)]
+    given_ = {
+        "lists": lists,
+        "inits": [base64.b64encode(init(size=(160 + number, 90))).decode() for number in range(3)],
+        "length": 2.0,
+        "segments": [base64.b64encode(one).decode() for one in segments],
+    }
+    seen = run_page_program(tmp_path, PLAYER, given_)
+    assert (seen["failed"], seen["epochs"], seen["ended"]) == (None, 1, [True, 200])
+    assert seen["log"].count("init") == 3
+    assert seen["bounded"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from services.common.live.initialisation import IncompatibleInit, UnsupportedMedia
 from services.common.live.segments import Epoch, Segment
-from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition
-from services.live.session import MAX_UNIT_BYTES, Session, Step
+from services.common.store.live_store import MAX_PENDING_BYTES, NO_RECORDING, LivePosition, Recording
+from services.live.session import MAX_UNIT_BYTES, Session, Step, pending_of_next
 from tests.support.fragmented_mp4 import AUDIO, VIDEO, box, fragment, init
 
 HEADER_BYTES = 1000
@@ -222,3 +222,66 @@ def test_a_position_tells_the_open_segment() -> None:
     assert opened is not None
     assert (opened.number, opened.seconds, opened.size) == (0, 2, len(stored.file))
     assert replace(stored.position, open_segment=None).last_segment == -1
+
+
+CHANGED = [
+    init() + fragment(0, 2) + fragment(2, 2),
+    init(size=(90, 160)) + fragment(0, 1) + fragment(1, 2),
+    init(size=(320, 180)) + b"".join(fragment(at, 1, durations=False) for at in range(5, 9)),
+]
+
+
+@given(st.lists(st.integers(30, 1500), min_size=1, max_size=8), st.booleans())
+def test_any_cut_of_media_that_change_gives_the_same_files(cuts: list[int], restarts: bool) -> None:
+    """What is refused are the bytes from the offset on that was acknowledged: the sender sends them again, or they are fed."""
+    sent, end, files = b"".join(CHANGED), 0, [Stored()]
+    before, epochs = NO_RECORDING, 0
+    for size in itertools.cycle(cuts):
+        if end == len(sent):
+            break
+        data, end = sent[end : end + size], min(len(sent), end + size)
+        while data:
+            stored = files[-1]
+            acknowledged = stored.position.sender_offset
+            step = stored.feed(data)
+            assert stored.position.sender_offset >= acknowledged
+            data = step.refused
+            if step.error is None:
+                continue
+            assert isinstance(step.error, IncompatibleInit)
+            stored.take(stored.session.close_file())
+            epochs += len(stored.epochs)
+            offset = stored.position.sender_offset
+            assert data == sent[offset:end]
+            before = Recording("", "", 1, epochs, stored.position.last_segment, 0, 0, NOW + 100 * len(files))
+            files.append(following := Stored())
+            following.position = replace(stored.position, offset=HEADER_BYTES, file_end=0, timescale=1)
+            following.pending = pending_of_next(stored.pending)
+            following.session = Session(2, following.position, None, following.pending, before)
+            assert following.session.position.sender_offset == offset
+        if restarts:
+            stored = files[-1]
+            epoch = stored.epochs[-1] if stored.epochs else None
+            stored.session = Session(2, stored.position, epoch, stored.pending, before)
+    assert len(files) == len(CHANGED)
+    numbers, dates = [], []
+    for stored, expected in zip(files, CHANGED, strict=True):
+        alone = Stored()
+        alone.feed(expected)
+        assert stored.outcome()[0] == alone.outcome()[0]
+        assert [one.duration for one in stored.segments] == [one.duration for one in alone.segments]
+        numbers += [(one.number, one.epoch) for one in stored.segments]
+        dates += [one.date for one in stored.epochs]
+    assert numbers == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+    assert dates == [NOW - 2, NOW + 100, NOW + 200], "no file has dates before the end of the one before it"
+
+
+def test_descriptions_without_a_fragment_replace_each_other() -> None:
+    stored = Stored()
+    assert stored.feed(init() + init(size=(90, 160)) + fragment(0, 2)).error is not None
+    assert not stored.session.has_begun
+    stored.session = stored.session.without_init()
+    assert stored.session.position.sender_offset == len(init())
+    stored.feed(init(size=(90, 160)) + fragment(0, 2))
+    assert stored.session.has_begun
+    assert [epoch.init for epoch in stored.epochs] == [init(size=(90, 160))]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,17 +16,22 @@ from services.common.store.files.database import Transaction
 from services.common.store.files.rows import Row
 from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE, ORPHAN_SCAN_FILES
 from services.common.store.live_store import (
+    DELETED,
     MAX_EPOCHS,
     MAX_INIT_BYTES_IN_ALL,
     STREAM_TAKEN_OVER,
     LivePosition,
     LiveProgress,
     LiveState,
+    NewRecording,
     NewStream,
     TooManyEpochs,
+    complete_recording,
     new_progress,
+    position_at_end,
+    position_of_next,
 )
-from services.common.store.upload_ids import UploadId
+from services.common.store.upload_ids import UploadId, parse_upload_id
 
 live, segments, epochs, uploads = schema.live, schema.live_segments, schema.live_epochs, schema.uploads
 messages = schema.live_messages
@@ -36,23 +42,14 @@ WITHOUT_PENDING = [column for column in live.c if column.name != "pending"]
 def create_stream(transaction: Transaction, stream: NewStream, upload_id: UploadId) -> None:
     """Insert the row. Raises ValueError where the id is taken, Gone where the upload is not there."""
     execute, now = transaction.connection.execute, transaction.now
-    digest = upload_id.secret_digest
-    upload = execute(
-        select(uploads.c.file_id).where(
-            uploads.c.id == upload_id.record_id,
-            uploads.c.media_id == upload_id.media_id,
-            uploads.c.secret_digest.is_(None) if digest is None else uploads.c.secret_digest == digest,
-        )
-    ).first()
-    if upload is None:
-        raise Gone("the upload of this stream is not there")
+    file_id = _find_bytes(transaction, upload_id)
     if execute(select(live.c.id).where(live.c.id == stream.id)).first() is not None:
         raise ValueError("the id of this stream is taken")
     execute(
         insert(live).values(
             id=stream.id,
             upload_id=upload_id.record_id,
-            file_id=upload.file_id,
+            file_id=file_id,
             owner=stream.owner.encode(),
             definition=live_rows.encode_definition(stream),
             state="waiting",
@@ -68,6 +65,21 @@ def create_stream(transaction: Transaction, stream: NewStream, upload_id: Upload
             idle_since=now,
         )
     )
+
+
+def _find_bytes(transaction: Transaction, upload_id: UploadId) -> str:
+    """Return the id of the bytes of an upload. Raises Gone where it is not there."""
+    digest = upload_id.secret_digest
+    upload = transaction.connection.execute(
+        select(uploads.c.file_id).where(
+            uploads.c.id == upload_id.record_id,
+            uploads.c.media_id == upload_id.media_id,
+            uploads.c.secret_digest.is_(None) if digest is None else uploads.c.secret_digest == digest,
+        )
+    ).first()
+    if upload is None:
+        raise Gone("the upload of this stream is not there")
+    return str(upload.file_id)
 
 
 def lock_stream(transaction: Transaction, stream_id: str, fencing_token: int) -> Row | None:
@@ -145,7 +157,62 @@ def set_state(
         fields["started_at"] = now
     if state == "ended":
         fields |= {"ended_at": now, "pending": b"", "revision": revision}
+        if revision is None and reason != DELETED and row["recordings"] is not None:
+            fields |= _without_last_file(row)
     _update(transaction, stream_id, **fields)
+    return True
+
+
+def _without_last_file(row: Row) -> dict[str, Any]:
+    """What a stream is whose last file has nothing."""
+    recordings, first_fence = live_rows.decode_recordings(row["recordings"])
+    if not recordings:
+        return {}
+    position = position_at_end(recordings, live_rows.decode_position(row["position"]))
+    return {
+        **_last_file(row, recordings[-1].upload_id),
+        "file_id": recordings[-1].file_id,
+        "revision": recordings[-1].revision,
+        "recordings": live_rows.encode_recordings(recordings[:-1], first_fence),
+        "position": live_rows.encode_position(position),
+        "last_segment": position.last_segment,
+        "epoch_count": recordings[-1].epochs,
+    }
+
+
+def _last_file(row: Row, upload_id: str) -> dict[str, Any]:
+    key = parse_upload_id(upload_id)
+    if key is None:
+        raise Gone("the upload of this stream is not there")
+    definition = live_rows.decode_definition(row["definition"], row)
+    new = replace(definition, upload_id=upload_id)
+    return {"upload_id": key.record_id, "definition": live_rows.encode_definition(new)}
+
+
+def begin_recording(
+    transaction: Transaction, stream_id: str, fencing_token: int, upload_id: str, recording: NewRecording
+) -> bool:
+    """Go on in another file; False where that has happened."""
+    row = _lock_unended(transaction, stream_id, fencing_token)
+    stream = live_rows.decode_stream(row, read_clock(transaction.connection))
+    if stream.new.upload_id != upload_id:
+        return False
+    last_file = _last_file(row, recording.upload_id)
+    key = parse_upload_id(recording.upload_id)
+    file_id = None if key is None else _find_bytes(transaction, key)
+    recordings = (*stream.recordings, complete_recording(stream, row["epoch_count"], recording))
+    first_fence = fencing_token + 1  # a call of an older writer that is late changes nothing
+    _update(
+        transaction,
+        stream_id,
+        **last_file,
+        file_id=file_id,
+        fencing_token=first_fence,
+        recordings=live_rows.encode_recordings(recordings, first_fence),
+        position=live_rows.encode_position(position_of_next(stream.position)),
+        pending=recording.pending,
+        publisher=json.dumps(recording.publisher),
+    )
     return True
 
 

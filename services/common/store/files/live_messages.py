@@ -12,15 +12,18 @@ from services.common.store.files.rows import Row
 from services.common.store.live_messages import (
     MAX_MESSAGE_DATA_IN_ALL,
     MAX_MESSAGES_READ,
+    EpochRange,
     MessagePlace,
     NewMessage,
     NotLive,
     StoredMessage,
     TooManyMessages,
     date_of,
+    file_at,
     first_place,
     place_of,
 )
+from services.common.store.live_store import Recording
 
 live, epochs, messages = schema.live, schema.live_epochs, schema.live_messages
 
@@ -65,8 +68,9 @@ def _add(transaction: Transaction, stream_id: str, message: NewMessage, limit: i
     connection = transaction.connection
     of_stream = messages.c.stream_id == stream_id
     # Its row is locked: the limits hold for all processes.
-    columns = (live.c.state, live.c.position, live.c.definition, live.c.owner, live.c.advanced_at, live.c.epoch_count)
-    stream = connection.execute(select(*columns).where(live.c.id == stream_id).with_for_update()).mappings().first()
+    names = ("state", "position", "definition", "owner", "advanced_at", "epoch_count", "recordings")
+    columns = select(*(live.c[name] for name in names))
+    stream = connection.execute(columns.where(live.c.id == stream_id).with_for_update()).mappings().first()
     known = (
         connection.execute(select(messages).where(of_stream, messages.c.message_id == message.id)).mappings().first()
     )
@@ -84,8 +88,10 @@ def _add(transaction: Transaction, stream_id: str, message: NewMessage, limit: i
     size_in_all += len(message.data_json)
     if number > limit or size_in_all > MAX_MESSAGE_DATA_IN_ALL:
         raise TooManyMessages
-    place = _place(transaction, stream, message)
-    epoch = _find_epoch(connection, stream_id, stream["epoch_count"], place)
+    recordings, _ = live_rows.decode_recordings(stream["recordings"])
+    place = _place(transaction, stream, recordings, message)
+    file = file_at(recordings, stream["epoch_count"], place)
+    epoch = _find_epoch(connection, stream_id, file, place)
     row = {
         "stream_id": stream_id,
         "number": number,
@@ -95,26 +101,28 @@ def _add(transaction: Transaction, stream_id: str, message: NewMessage, limit: i
         "data": message.data_json,
         "size_in_all": size_in_all,
         "epoch": epoch["number"],
-        "date": date_of(place, epoch["date"], epoch["file_time"], epoch["timescale"]),
+        "date": date_of(place - file.milliseconds, epoch["date"], epoch["file_time"], epoch["timescale"]),
     }
     connection.execute(insert(messages).values(row))
     return _decode(row), True
 
 
-def _place(transaction: Transaction, stream: Row, message: NewMessage) -> int:
+def _place(transaction: Transaction, stream: Row, recordings: Sequence[Recording], message: NewMessage) -> int:
     position = live_rows.decode_position(stream["position"])
     target = live_rows.decode_definition(stream["definition"], stream).target
     silent = transaction.now - (stream["advanced_at"] or transaction.now)
-    return place_of(message.milliseconds, position.file_end, position.timescale, stream["state"], silent, target)
+    begin = recordings[-1].milliseconds if recordings else 0
+    return place_of(message.milliseconds, position.file_end, position.timescale, stream["state"], silent, target, begin)
 
 
-def _find_epoch(connection: Connection, stream_id: str, count: int, place: int) -> Row:
-    """The last epoch that begins before a place."""
+def _find_epoch(connection: Connection, stream_id: str, file: EpochRange, place: int) -> Row:
+    """The last epoch of a file that begins before a place."""
     columns = (epochs.c.number, epochs.c.timescale, epochs.c.file_time, epochs.c.date)
-    begins_before = epochs.c.file_time * 1000 <= epochs.c.timescale * place
+    begins_before = epochs.c.file_time * 1000 <= epochs.c.timescale * (place - file.milliseconds)
+    of_file = and_(epochs.c.number >= file.first, epochs.c.number < file.end)
     statement = (
         select(*columns)
-        .where(and_(epochs.c.stream_id == stream_id, epochs.c.number < count, begins_before))
+        .where(and_(epochs.c.stream_id == stream_id, of_file, begins_before))
         .order_by(epochs.c.number.desc())
         .limit(1)
     )

@@ -4,6 +4,7 @@ What the caller made of a stream is JSON in one column: texts with any character
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaName
 from services.common.store.files.clock import StoreClock
 from services.common.store.files.rows import Row, decode_owner
-from services.common.store.live_store import LivePosition, LiveStream, NewStream
+from services.common.store.live_store import LivePosition, LiveStream, NewStream, Recording
 
 
 def encode_definition(stream: NewStream) -> str:
@@ -42,6 +43,20 @@ def decode_position(text: str) -> LivePosition:
     return LivePosition(**fields | {"open_segment": None if opened is None else Segment(*opened)})
 
 
+def encode_recordings(recordings: Sequence[Recording], first_fence: int) -> str:
+    """The files before the last one, and what is to be added to the fencing tokens of that one."""
+    files = [asdict(recording) for recording in recordings]
+    return json.dumps({"first_fence": first_fence, "files": files}, separators=(",", ":"))
+
+
+def decode_recordings(text: str | None) -> tuple[tuple[Recording, ...], int]:
+    """What `encode_recordings` has made; None for a stream with one file."""
+    if text is None:
+        return (), 0
+    fields: dict[str, Any] = json.loads(text)
+    return tuple(Recording(**file) for file in fields["files"]), fields["first_fence"]
+
+
 def encode_segment(stream_id: str, segment: Segment) -> dict[str, Any]:
     """A row of `live_segments`."""
     return {"stream_id": stream_id, **segment._asdict()}
@@ -64,6 +79,7 @@ def decode_stream(row: Row, clock: StoreClock, epochs: tuple[Epoch, ...] = ()) -
         None if row[name] is None else clock.to_datetime(row[name])
         for name in ("started_at", "advanced_at", "ended_at")
     )
+    recordings, first_fence = decode_recordings(row["recordings"])
     return LiveStream(
         new=decode_definition(row["definition"], row),
         state=row["state"],
@@ -78,4 +94,6 @@ def decode_stream(row: Row, clock: StoreClock, epochs: tuple[Epoch, ...] = ()) -
         ended_at=ended_at,
         revision=row["revision"],
         file_id=row["file_id"],
+        recordings=recordings,
+        first_fence=first_fence,
     )

@@ -22,6 +22,7 @@ from services.common.store.live_store import (
     LiveProgress,
     LiveState,
     LiveStream,
+    NewRecording,
     NewStream,
 )
 from services.common.store.upload_ids import format_upload_id, parse_upload_id, secret_of
@@ -153,6 +154,16 @@ class FilesLiveStore:
         """Change it in one transaction."""
         return await self._database.write(
             lambda transaction: live_changes.set_state(transaction, stream_id, fencing_token, state, reason, revision)
+        )
+
+    async def begin_recording(
+        self, stream_id: str, fencing_token: int, upload_id: str, recording: NewRecording
+    ) -> bool:
+        """Change the row in one transaction."""
+        return await self._database.write(
+            lambda transaction: live_changes.begin_recording(
+                transaction, stream_id, fencing_token, upload_id, recording
+            )
         )
 
     async def list_idle(self, states: Sequence[LiveState], seconds: float, limit: int) -> Sequence[LiveStream]:

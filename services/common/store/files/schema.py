@@ -14,7 +14,8 @@
     deliveries        of webhooks, each event once for each endpoint: `body` as it is sent, the time of the next try, and claims
     webhook_endpoints  what the API has made (`definition`, JSON with secrets), and what has ended
     live              streams: `definition` (JSON) as it was created, `position` (JSON), the bytes that are pending, and `step`,
-                      which orders the calls of writers; file_id is that of the upload, or of the file that it has become
+                      which orders the calls of writers; file_id is that of the upload, or of the file that it has become;
+                      `recordings` (JSON), null where it has one file: those before the last one, and its first fencing token
     live_segments     of streams; those behind the position's `last_segment` do not count
     live_epochs       of streams, with their initialisation segments; those from `epoch_count` on do not count
     live_messages     of streams, by number, with their media time; `data` is JSON, `size_in_all` its length and that of all before
@@ -311,6 +312,7 @@ live = Table(
     Column("ended_at", BigInteger),
     Column("idle_since", BigInteger, nullable=False),
     Column("revision", BigInteger),
+    Column("recordings", _TEXT_TYPE),
 )
 Index("live_state", live.c.state, live.c.id)
 Index("live_owner", live.c.owner, live.c.state, live.c.id)

@@ -16,6 +16,8 @@ live            one document for each stream
     idle_since      advanced_at, else created_at
     messages, message_bytes   how many messages were counted, and the bytes of their data (`live_messages`)
     messages_lost, counted_at   how many of them were never written, as far as is known; when the last one was counted
+    recordings, first_fence   of a stream that has gone on in another file: upload, file, identity, revision, epochs, last, bytes,
+                    ms and date of each file before the last one; what is to be added to the fencing tokens of the last one
     keep_until      from when the garbage collector asks for its upload; missing where it has become a file
 live_segments   one document for each segment and for each epoch; one that a position does not reach does not count
     l, n            the stream's id, and the number of a segment; -1 and downwards are the epochs 0 and upwards
@@ -34,7 +36,15 @@ from services.common.live.segments import Epoch, Segment
 from services.common.media import MediaName
 from services.common.store.gridfs.documents import Document
 from services.common.store.limits import BLOCK_SIZE, MIN_ORPHAN_AGE
-from services.common.store.live_store import LivePosition, LiveProgress, LiveState, LiveStream, NewStream
+from services.common.store.live_store import (
+    LivePosition,
+    LiveProgress,
+    LiveState,
+    LiveStream,
+    NewRecording,
+    NewStream,
+    Recording,
+)
 
 STATES: tuple[LiveState, ...] = ("waiting", "live", "interrupted", "ended")
 STREAM_FIELDS: Document = {"pending": 0}
@@ -94,14 +104,80 @@ def advance(fencing_token: int, step: int, progress: LiveProgress) -> list[Docum
     return [{"$set": fields}]
 
 
-def set_state(fencing_token: int, state: LiveState, reason: str, revision: int | None) -> list[Document]:
-    """The update that changes the state."""
+def set_state(
+    fencing_token: int, state: LiveState, reason: str, revision: int | None, file_before: Document | None = None
+) -> list[Document]:
+    """The update that changes the state. `file_before`: `end_at`, for a stream whose last file has nothing."""
     fields: Document = {"fence": fencing_token, "reason": {"$literal": reason}, **_begin(state)}
     if state == "ended":
         fields |= {"ended_at": "$$NOW", "pending": Binary(b""), "revision": revision, "keep_until": _later()}
-        if revision is not None:
+        if revision is not None or file_before:
             fields["keep_until"] = "$$REMOVE"
+        fields |= file_before or {}
     return [{"$set": fields}]
+
+
+def begin_recording(
+    fencing_token: int, recordings: list[Document], position: LivePosition, new: NewRecording, last_file: Document
+) -> Document:
+    """The update that goes on in another file. A call of an older writer that is late matches nothing then."""
+    return {
+        "$set": {
+            "upload": new.upload_id,
+            "fence": fencing_token + 1,
+            "first_fence": fencing_token + 1,
+            "recordings": recordings,
+            "position": _encode_position(position),
+            "pending": Binary(new.pending),
+            "publisher": new.publisher,
+            **last_file,
+        }
+    }
+
+
+def end_at(recordings: list[Document], position: LivePosition) -> Document:
+    """What is stored where a stream ends with the last of these files."""
+    last = recordings[-1]
+    fields = {
+        "upload": last["upload"],
+        "file": last["file"],
+        "identity": last["identity"],
+        "revision": last["revision"],
+    }
+    fields |= {"recordings": recordings[:-1], "position": _encode_position(position), "epochs": last["epochs"]}
+    return {name: {"$literal": value} for name, value in fields.items()}
+
+
+def encode_recording(recording: Recording, file_id: ObjectId, identity: ObjectId) -> Document:
+    """A file before the last one."""
+    return {
+        "upload": recording.upload_id,
+        "file": file_id,
+        "identity": identity,
+        "revision": recording.revision,
+        "epochs": recording.epochs,
+        "last": recording.last_segment,
+        "bytes": recording.bytes,
+        "ms": recording.milliseconds,
+        "date": recording.end_date,
+    }
+
+
+def decode_recordings(document: Document) -> tuple[Recording, ...]:
+    """The files before the last one."""
+    return tuple(
+        Recording(
+            stored["upload"],
+            str(stored["file"]),
+            stored["revision"],
+            stored["epochs"],
+            stored["last"],
+            stored["bytes"],
+            stored["ms"],
+            stored["date"],
+        )
+        for stored in document.get("recordings", ())
+    )
 
 
 def _begin(state: LiveState) -> Document:
@@ -217,4 +293,6 @@ def decode_stream(document: Document, epochs: tuple[Epoch, ...] = ()) -> LiveStr
         ended_at=document["ended_at"],
         revision=document["revision"],
         file_id=str(document["file"]),
+        recordings=decode_recordings(document),
+        first_fence=document.get("first_fence", 0),
     )

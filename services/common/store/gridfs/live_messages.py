@@ -18,18 +18,21 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from services.common.errors import Gone, NotFound
+from services.common.store.gridfs import live_documents
 from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.live_documents import STATES
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.live_messages import (
     MAX_MESSAGE_DATA_IN_ALL,
     MAX_MESSAGES_READ,
+    EpochRange,
     MessagePlace,
     NewMessage,
     NotLive,
     StoredMessage,
     TooManyMessages,
     date_of,
+    file_at,
     first_place,
     place_of,
 )
@@ -38,7 +41,7 @@ RECOUNT_AFTER_SECONDS = 60
 """When a message that was counted is written, or never will be: longer than any call of MongoDB may take."""
 
 _LIVE_STATES = ["live", "interrupted"]
-_STREAM_FIELDS = {"state": 1, "position": 1, "target": 1, "epochs": 1, "messages": 1}
+_STREAM_FIELDS = {"state": 1, "position": 1, "target": 1, "epochs": 1, "messages": 1, "recordings": 1}
 
 
 class GridFSLiveMessages:
@@ -57,10 +60,18 @@ class GridFSLiveMessages:
             return known, False
         stream = await self._count(stream_id, len(message.data_json), limit)
         position, silent = stream["position"], stream["silent"] or 0
+        recordings = live_documents.decode_recordings(stream)
         place = place_of(
-            message.milliseconds, position["end"], position["timescale"], stream["state"], silent, stream["target"]
+            message.milliseconds,
+            position["end"],
+            position["timescale"],
+            stream["state"],
+            silent,
+            stream["target"],
+            recordings[-1].milliseconds if recordings else 0,
         )
-        epoch = await self._find_epoch(stream_id, stream["epochs"], place)
+        file = file_at(recordings, stream["epochs"], place)
+        epoch = await self._find_epoch(stream_id, file, place)
         document: Document = {
             "_id": key,
             "l": stream_id,
@@ -69,7 +80,7 @@ class GridFSLiveMessages:
             "type": message.type,
             "data": message.data_json,
             "e": -1 - epoch["n"],
-            "at": date_of(place, epoch["at"], epoch["file"], epoch["ts"]),
+            "at": date_of(place - file.milliseconds, epoch["at"], epoch["file"], epoch["ts"]),
         }
         try:
             async with map_mongo_errors():
@@ -142,10 +153,11 @@ class GridFSLiveMessages:
             )
         return bool(result.matched_count)
 
-    async def _find_epoch(self, stream_id: str, count: int, place: int) -> Document:
-        """The last epoch that begins before a place."""
-        begins_before = {"$lte": [{"$multiply": ["$file", 1000]}, {"$multiply": ["$ts", place]}]}
-        query = {"l": stream_id, "n": {"$gte": -count, "$lt": 0}, "$expr": begins_before}
+    async def _find_epoch(self, stream_id: str, file: EpochRange, place: int) -> Document:
+        """The last epoch of a file that begins before a place."""
+        in_file = place - file.milliseconds
+        begins_before = {"$lte": [{"$multiply": ["$file", 1000]}, {"$multiply": ["$ts", in_file]}]}
+        query = {"l": stream_id, "n": {"$gte": -file.end, "$lt": -file.first}, "$expr": begins_before}
         async with map_mongo_errors():
             cursor = self._segments.find(query, {"n": 1, "ts": 1, "file": 1, "at": 1})
             found = await cursor.sort("n", 1).limit(1).to_list(1)

@@ -22,6 +22,7 @@ from services.common.store.gridfs.live_documents import STATES, STREAM_FIELDS
 from services.common.store.gridfs.live_garbage import LiveGarbage
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
 from services.common.store.live_store import (
+    DELETED,
     MAX_EPOCHS,
     MAX_INIT_BYTES_IN_ALL,
     MAX_LISTED_STREAMS,
@@ -30,9 +31,13 @@ from services.common.store.live_store import (
     LiveProgress,
     LiveState,
     LiveStream,
+    NewRecording,
     NewStream,
     TooManyEpochs,
+    complete_recording,
     new_progress,
+    position_at_end,
+    position_of_next,
 )
 from services.common.store.upload_ids import format_upload_id, secret_of
 
@@ -55,7 +60,18 @@ class GridFSLiveStore:
 
     async def create_stream(self, stream: NewStream) -> None:
         """Insert the document, with the id of the upload's bytes."""
-        key, document, entry = parse_upload_id(stream.upload_id), None, None
+        file_id, identity = await self._find_bytes(stream.upload_id)
+        update = live_documents.new_stream(stream, file_id, identity)
+        try:
+            async with map_mongo_errors():
+                # The filter matches no document, so that one that is there makes the insert fail.
+                await self._live.update_one({"_id": stream.id, "state": "new"}, update, upsert=True)
+        except DuplicateKeyError:
+            raise ValueError("the id of this stream is taken") from None
+
+    async def _find_bytes(self, upload_id: str) -> tuple[ObjectId, ObjectId]:
+        """Return the id of the bytes of an upload, and the identity of its file. Raises Gone where it is not there."""
+        key, document, entry = parse_upload_id(upload_id), None, None
         if key is not None:
             fields = {**documents.upload_projection(key.record_id), "identity": 1}
             async with map_mongo_errors():
@@ -63,13 +79,7 @@ class GridFSLiveStore:
             entry = document and documents.find_upload(document, key.record_id)
         if key is None or document is None or entry is None or entry.get("secret") != key.secret_digest:
             raise Gone("the upload of this stream is not there")
-        update = live_documents.new_stream(stream, entry["file"], documents.identity_of(document))
-        try:
-            async with map_mongo_errors():
-                # The filter matches no document, so that one that is there makes the insert fail.
-                await self._live.update_one({"_id": stream.id, "state": "new"}, update, upsert=True)
-        except DuplicateKeyError:
-            raise ValueError("the id of this stream is taken") from None
+        return entry["file"], documents.identity_of(document)
 
     async def get_stream(self, stream_id: str) -> LiveStream | None:
         """Read the document, then the epochs that count."""
@@ -92,8 +102,9 @@ class GridFSLiveStore:
             return None
         file_id = ObjectId(stream.file_id)
         async with map_mongo_errors():
-            noted = await self._live.find_one({"_id": stream.new.id}, {"identity": 1})
-            identities = [noted["identity"]] if noted else []
+            noted = await self._live.find_one({"_id": stream.new.id}, {"identity": 1, "recordings.identity": 1})
+            of_files = (noted, *noted.get("recordings", ())) if noted else ()
+            identities = {of_file["identity"] for of_file in of_files}
             document = await self._find_document(key.media_id, file_id, *identities)
         return documents.decode_media_info(document) if document else None
 
@@ -256,10 +267,14 @@ class GridFSLiveStore:
         self, stream_id: str, fencing_token: int, state: LiveState, reason: str = "", revision: int | None = None
     ) -> bool:
         """Change it in one update."""
-        query = {"_id": stream_id, "fence": {"$lte": fencing_token}, "state": {"$nin": ["ended", "deleted", state]}}
+        query: Document = {"_id": stream_id, "fence": {"$lte": fencing_token}}
+        query["state"] = {"$nin": ["ended", "deleted", state]}
+        file_before: Document | None = None
         async with map_mongo_errors():
+            if state == "ended" and revision is None and reason != DELETED:
+                file_before = await self._file_before(stream_id, query)
             result = await self._live.update_one(
-                query, live_documents.set_state(fencing_token, state, reason, revision)
+                query, live_documents.set_state(fencing_token, state, reason, revision, file_before)
             )
             if result.matched_count:
                 if revision is not None:
@@ -268,6 +283,53 @@ class GridFSLiveStore:
             document = await self._live.find_one({"_id": stream_id}, {"fence": 1})
         if document is not None and document["fence"] > fencing_token:
             raise Conflict(STREAM_TAKEN_OVER)
+        return False
+
+    async def _file_before(self, stream_id: str, query: Document) -> Document | None:
+        """Return what is to be stored of a stream whose last file has nothing; None where it has one file."""
+        stream = await self._live.find_one({"_id": stream_id}, {"recordings": 1, "position": 1, "upload": 1})
+        if stream is None or not stream.get("recordings"):
+            return None
+        query["upload"] = stream["upload"]
+        at_end = position_at_end(
+            live_documents.decode_recordings(stream), live_documents.decode_position(stream["position"])
+        )
+        return live_documents.end_at(stream["recordings"], at_end)
+
+    async def begin_recording(
+        self, stream_id: str, fencing_token: int, upload_id: str, recording: NewRecording
+    ) -> bool:
+        """Change the document in one update. What is read before it does not change: older writers are fenced off."""
+        async with map_mongo_errors():
+            document = await self._live.find_one(_writable(stream_id, fencing_token), STREAM_FIELDS)
+        if document is None:
+            raise await self._refusal(stream_id)
+        if document["upload"] != upload_id:
+            return False
+        file_id, identity = await self._find_bytes(recording.upload_id)
+        stream, key = live_documents.decode_stream(document), parse_upload_id(upload_id)
+        async with map_mongo_errors():
+            found = await self._find_document(key.media_id, document["file"]) if key else None
+            before = document["identity"] if found is None else documents.identity_of(found)
+            complete = complete_recording(stream, document["epochs"], recording)
+            recordings = [
+                *document.get("recordings", ()),
+                live_documents.encode_recording(complete, document["file"], before),
+            ]
+            update = live_documents.begin_recording(
+                fencing_token,
+                recordings,
+                position_of_next(stream.position),
+                recording,
+                {"file": file_id, "identity": identity},
+            )
+            query = {**_writable(stream_id, fencing_token), "upload": upload_id}
+            result = await self._live.update_one(query, update)
+            if result.matched_count:
+                return True
+            now = await self._live.find_one({"_id": stream_id}, {"upload": 1, "state": 1})
+        if now is None or now["upload"] == upload_id or now["state"] in {"ended", "deleted"}:
+            raise await self._refusal(stream_id)
         return False
 
     async def _note_identity(self, stream_id: str) -> None:

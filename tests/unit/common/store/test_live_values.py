@@ -13,7 +13,14 @@ from services.common.media import MediaName
 from services.common.store.files import live_rows
 from services.common.store.files.clock import StoreClock
 from services.common.store.gridfs import live_documents
-from services.common.store.live_store import MAX_PENDING_BYTES, LivePosition, LiveProgress, NewStream, new_progress
+from services.common.store.live_store import (
+    MAX_PENDING_BYTES,
+    LivePosition,
+    LiveProgress,
+    NewStream,
+    Recording,
+    new_progress,
+)
 from tests.support.live_streams import epoch, progress, segment
 
 COUNTS = st.integers(0, (1 << 63) - 1)
@@ -118,9 +125,14 @@ def test_streams_come_back(stream: NewStream, position: LivePosition) -> None:
         "fencing_token": 1,
         "created_at": 0,
         "position": live_rows.encode_position(position),
+        "recordings": None,
     }
     found = live_rows.decode_stream(row, StoreClock(0, 0, 0))
-    assert (found.new, found.position) == (stream, position)
+    assert (found.new, found.position, found.recordings, found.first_fence) == (stream, position, (), 0)
+    recordings = (Recording("u", "f", 1, 2, 3, 4, 5, 0.1), Recording("v", "g", 2, 3, 4, 5, 6, 0.2))
+    row["recordings"] = live_rows.encode_recordings(recordings, 1 << 40)
+    found = live_rows.decode_stream(row, StoreClock(0, 0, 0))
+    assert (found.recordings, found.first_fence) == (recordings, 1 << 40)
 
     first, _ = live_documents.new_stream(stream, ObjectId(), ObjectId())
     fields = {name: value["$literal"] for name, value in first["$set"].items()}
