@@ -22,7 +22,7 @@ from services.live.receiving import LiveReceiver
 from services.live.recordings import Recordings
 from services.live.stream_ending import StreamEnder, numbered_name
 from services.live.stream_writer import LiveStores
-from services.live.tus_request import TusRequest
+from services.live.tus_requests import TusRequest
 from tests.integration.test_live_ending import Recorded, Service
 from tests.support.fragmented_mp4 import fragment, init
 from tests.support.live_client import media_of
