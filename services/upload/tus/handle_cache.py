@@ -1,7 +1,7 @@
 """Handles of uploads whose last request has just ended in this process: the next one goes on with them and acquires nothing.
 
-That is what a writer does after a pause of its client: its lease is released, and the fencing token decides whether it still
-holds the upload. Clients that send parts of a few MiB would wait for two reads and a journaled write before each part.
+It takes the lease again, and the fencing token decides whether the handle is still good. Clients that send parts of a few MiB would
+wait for two reads and a journaled write before each part.
 """
 
 import time

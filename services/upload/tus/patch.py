@@ -40,7 +40,7 @@ class PatchRequest:
         Raises Conflict with the actual offset, ContentTooLarge beyond the length or `max_size`, BadRequest for a wrong length.
         """
         if self.offset != state.offset:
-            raise offset_mismatch(state.offset)
+            raise _offset_mismatch(state.offset)
         if self.length is not None and state.length not in {None, self.length}:
             raise BadRequest("Upload-Length must not change")
         length = state.length if self.length is None else self.length
@@ -54,9 +54,9 @@ class PatchRequest:
     def replay_result(self, state: InProgressUpload | FinishedUpload) -> PatchResult:
         """Return the result of a request that has stored the file already: the client may have missed its response."""
         if isinstance(state, InProgressUpload):
-            raise offset_mismatch(state.offset)
+            raise _offset_mismatch(state.offset)
         if self.offset != state.length or self.content_length:
-            raise offset_mismatch(state.length)
+            raise _offset_mismatch(state.length)
         return PatchResult(state.length, state.expires_at, None, state.etag, state.sha256)
 
 
@@ -65,6 +65,5 @@ def lost_upload_error(name: MediaName | None) -> Gone:
     return Gone(AlreadyExists(name.folder, name.filename).detail if name else "this upload was superseded")
 
 
-def offset_mismatch(offset: int) -> Conflict:
-    """The error for bytes that do not begin at the durable `offset`."""
+def _offset_mismatch(offset: int) -> Conflict:
     return Conflict(f"the upload is at offset {offset}", {"upload-offset": str(offset)})

@@ -45,10 +45,10 @@ from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
 from services.upload.playback import PLAYER_KEY, PlaybackReporter
 from services.upload.progress import NullProgress, Progress, StartProgress
-from services.upload.tus.handle_cache import HandleCache
+from services.upload.tus.handle_cache import HandleCache, Held
 from services.upload.tus.headers import encode_metadata_of_file, parse_metadata
 from services.upload.tus.ownership import is_visible
-from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error, offset_mismatch
+from services.upload.tus.patch import PatchRequest, PatchResult, lost_upload_error
 from services.upload.writer.rehash import ContentStateCache
 from services.upload.writer.upload_writer import UploadWriter
 
@@ -84,7 +84,6 @@ class ResumableUploads:
         self._content_states = ContentStateCache()
         # Younger than a third of the lease, a handle leaves its writer the time to renew before the upload expires.
         self._handles = HandleCache(store.lease_ttl / 3 if ttl >= store.lease_ttl else 0.0)
-        self._continued: dict[str, UploadWriter] = {}
 
     async def create(
         self,
@@ -154,10 +153,7 @@ class ResumableUploads:
         """Return the durable state. Waits a moment while a writer holds more bytes than are durable."""
         deadline = time.monotonic() + DURABLE_WAIT_SECONDS
         state = await self._store.get_info(upload_id)
-        while isinstance(state, InProgressUpload) and time.monotonic() < deadline:
-            continued = self._continued.get(upload_id)
-            if not state.write_in_progress and not (continued and continued.uncheckpointed_bytes):
-                break
+        while isinstance(state, InProgressUpload) and state.write_in_progress and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
             state = await self._store.get_info(upload_id)
         return self._require_found(upload_id, await self._store.get_durable_info(upload_id))
@@ -181,9 +177,9 @@ class ResumableUploads:
         async with self._locks.exclusive(upload_id, body):
             requested_at = time.monotonic()
             held = self._handles.pop(upload_id)
-            if held and (held[1].offset != request.offset or request.verifiers):
-                held = None
-            acquired = held or await self._store.acquire(upload_id)
+            usable = held is not None and held[1].offset == request.offset and not request.verifiers
+            again = await self._take_lease_again(held) if held and usable else None
+            acquired = again or await self._store.acquire(upload_id)
             if not isinstance(acquired, tuple):
                 return request.replay_result(self._require_found(upload_id, acquired))
             upload, state = acquired
@@ -205,16 +201,16 @@ class ResumableUploads:
             except GridcastError:
                 await run_shielded(self._suspend_unchanged(writer))
                 raise
-            if held is None:
-                return await self._receive_body(writer, upload, state, body, request)
-            self._continued[upload_id] = writer
-            try:
-                return await self._receive_body(writer, upload, state, body, request)
-            except Conflict as error:  # the handle was void: what has become of the upload is known only now
-                now = self._require_found(upload_id, await self._store.get_durable_info(upload_id))
-                raise offset_mismatch(now.offset if isinstance(now, InProgressUpload) else now.length) from error
-            finally:
-                del self._continued[upload_id]
+            return await self._receive_body(writer, upload, state, body, request)
+
+    async def _take_lease_again(self, held: Held) -> Held | None:
+        """Return the handle with its lease, None where another writer has acquired the upload."""
+        upload, state = held
+        try:
+            await self._store.set_offset(upload, state.offset, b"", state.length, keep_lease=True, extend_expiry=False)
+        except Conflict:
+            return None
+        return held
 
     async def terminate(self, upload_id: str) -> None:
         """Delete an unfinished upload. Raises Gone where it has finished or expired, NotFound."""
