@@ -61,11 +61,13 @@ def test_files_and_list_are_decoded(
         assert int(found["streams"][0]["nb_read_frames"]) == FRAMES
         assert float(found["format"]["duration"]) == pytest.approx(12, abs=0.1)
         command = ["ffprobe", "-v", "error", "-select_streams", "v", "-show_entries", "stream=width,height"]
-        shown = subprocess.check_output([*command, "-of", "csv=p=0:s=x", str(path)], timeout=60)
-        assert shown.decode().strip() == size
+        pixels = subprocess.check_output([*command, "-of", "csv=p=0:s=x", str(path)], timeout=60)
+        assert pixels.decode().strip() == size
         seek = ["ffprobe", "-v", "error", "-select_streams", "v", "-read_intervals", "9%+20", "-of", "csv=p=0"]
         times = subprocess.check_output([*seek, "-show_entries", "frame=pts_time", str(path)], timeout=60).split()
-        assert 8 <= float(times[0].rstrip(b",")) <= 9.1, "by the index"
+        found_times = [float(shown.rstrip(b",")) for shown in times]
+        assert min(found_times) > 4, "it does not begin at the start"
+        assert min(one for one in found_times if one >= 9) == pytest.approx(9, abs=0.1)
     url = f"{library.url}/live/{client.id}/index.m3u8"
     command = [ffmpeg, "-v", "error", "-nostdin", "-live_start_index", "0", "-i", url, "-map", "0:v"]
     lines = subprocess.check_output([*command, "-f", "framecrc", "-"], timeout=60).decode().splitlines()
@@ -94,7 +96,7 @@ const video = document.querySelector('video');
 const errors = [];
 new HlsSource(video, url, {start: 0, failed: (error) => errors.push(String(error))});
 window.player = {video, errors};
-setInterval(() => { video.playbackRate = 4; video.play().catch(() => {}); }, 100);
+video.addEventListener('loadeddata', () => { video.playbackRate = 4; video.play(); }, {once: true});
 done('there');
 """
 WATCH = """

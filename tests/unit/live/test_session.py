@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.live.initialisation import IncompatibleInit, UnsupportedMedia
@@ -231,6 +231,7 @@ CHANGED = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(30, 1500), min_size=1, max_size=8), st.booleans())
 def test_any_cut_of_media_that_change_gives_the_same_files(cuts: list[int], restarts: bool) -> None:
     """What is refused are the bytes from the offset on that was acknowledged: the sender sends them again, or they are fed."""
