@@ -38,7 +38,7 @@ from tests.support.sizes import MIB
 from tests.support.store_inspectors import FilesInspector, sqlite_query
 from tests.support.waiting import eventually
 
-TUS_FSYNC, GRIDFS, CAT, SLOWER = "tus+fsync", "gridfs cache", "cat", "slower one"
+TUS_FSYNC, GRIDFS, GRIDFS_AGAIN, CAT, SLOWER = "tus+fsync", "gridfs cache", "gridfs again", "cat", "slower one"
 DATABASE = "bench_files"
 TUS_ROW = "one file over tus"
 
@@ -125,32 +125,43 @@ def measure_ranges(
 ) -> Iterator[Measurement]:
     """Hot ranges of two lengths, as requests per second and as the server's CPU per request.
 
-    The services, one for the environment of each store, are new in each round: two processes of one program differ by up to a tenth
-    for as long as they live, by where their memory lies. Every other round goes backwards: each is as often measured behind nginx,
-    whose pages fill the processor's caches.
+    Two processes of one program differ by up to a tenth for as long as they live, by where their memory lies. So the services, one
+    for each environment in `stores`, are new in each round, and are no forks: those of one process all have its addresses. GRIDFS
+    and GRIDFS_AGAIN differ in nothing else: their ratios show what a difference between stores has to exceed. Contenders start and
+    take turns in an order that changes with each round.
     """
     lengths = (("1 MiB", MIB), ("64 KiB", 64 * 1024))
-    rates = {
-        name: Measurement(f"hot {name} ranges", "req/s", [Target(1.0, GRIDFS, is_minimum=True)]) for name, _ in lengths
-    }
-    costs = {name: Measurement(f"CPU of a hot {name} range", "us") for name, _ in lengths}
+    targets = [Target(1.0, GRIDFS, is_minimum=True)]
+    rates = {name: Measurement(f"hot {name} ranges", "req/s", targets, paired=True) for name, _ in lengths}
+    costs = {name: Measurement(f"CPU of a hot {name} range", "us", paired=True) for name, _ in lengths}
     for number in range(rounds):
         with contextlib.ExitStack() as services:
             contenders = {NGINX: nginx}
-            for store, env in stores.items():
-                service = services.enter_context(run_service("services.stream", folder, env))
+            for store in _order(list(stores), number):
+                service = services.enter_context(run_service("services.stream", folder, stores[store], may_fork=False))
                 contenders[store] = (f"{service.url}/file/stream?filename=", service.pid)
-            order = list(contenders.items())[:: -1 if number % 2 else 1]
-            for url, _ in contenders.values():
-                download_rate(f"{url}hot.webm")
+                download_rate(f"{contenders[store][0]}hot.webm")
+            download_rate(f"{nginx[0]}hot.webm")
             for name, length in lengths:
-                for who, (url, pid) in order:
+                for who in _order([NGINX, *stores], number):
+                    url, pid = contenders[who]
                     used = cpu_seconds(pid)
                     rate = ranges_per_second(f"{url}hot.webm", size, length, seconds, folder)
                     rates[name].add(who, rate)
                     costs[name].add(who, (cpu_seconds(pid) - used) / (rate * seconds) * 1e6)
+    for figures in (*rates.values(), *costs.values()):
+        for who in (OURS, GRIDFS_AGAIN):
+            ratios = figures.round_ratios(who, GRIDFS)
+            print(f"{figures.name}: {who} / {GRIDFS} in single rounds: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     yield from rates.values()
     yield from costs.values()
+
+
+def _order(contenders: list[str], number: int) -> list[str]:
+    """The contenders in the order of round `number`: each begins as often as the others, in both directions."""
+    first = number // 2 % len(contenders)
+    order = contenders[first:] + contenders[:first]
+    return order[::-1] if number % 2 else order
 
 
 def drop_from_page_cache(path: Path) -> None:
@@ -213,7 +224,8 @@ def measure(folder: Path, upload_mib: int, hot: int, cold: int, seconds: float, 
                 httpx.put(
                     f"{upload.url}/file/stream?filename=hot.webm", content=content, timeout=600
                 ).raise_for_status()
-            yield from measure_ranges({OURS: stack.env, GRIDFS: env}, static, hot, seconds / 2, 2 * rounds - 1, folder)
+            stores = {OURS: stack.env, GRIDFS: env, GRIDFS_AGAIN: env}
+            yield from measure_ranges(stores, static, hot, seconds / 2, 2 * rounds - 1, folder)
             yield measure_cold_reads(ours, cold_file, static[0], paths["cold.webm"], rounds)
 
 
@@ -236,7 +248,7 @@ def main() -> None:
     for line in describe_machine(("nginx", "-v"), ("curl", "--version"), ("node", "--version")):
         print(line)
     print(f"files of {mib}, {hot // MIB} and {cold // MIB} MiB, {rounds} rounds")
-    contenders = (OURS, TUS_SERVER, TUS_FSYNC, GRIDFS, NGINX, CAT, SLOWER)
+    contenders = (OURS, TUS_SERVER, TUS_FSYNC, GRIDFS, GRIDFS_AGAIN, NGINX, CAT, SLOWER)
     with tempfile.TemporaryDirectory() as folder:
         for line in format_table(list(measure(Path(folder), mib, hot, cold, seconds, rounds)), contenders):
             print(line)

@@ -40,6 +40,8 @@ class Measurement:
     unit: str
     targets: Sequence[Target] = ()
     rounds: dict[str, list[float]] = field(default_factory=dict)
+    paired: bool = False
+    """Whether the figures of a round are compared with each other, before the median is taken."""
 
     def add(self, contender: str, value: float) -> None:
         self.rounds.setdefault(contender, []).append(value)
@@ -47,8 +49,14 @@ class Measurement:
     def median(self, contender: str) -> float:
         return statistics.median(self.rounds[contender])
 
+    def round_ratios(self, contender: str, to: str) -> list[float]:
+        """The ratio of the two contenders' figures in each round, in ascending order."""
+        return sorted(ours / theirs for ours, theirs in zip(self.rounds[contender], self.rounds[to], strict=True))
+
     def ratio(self, contender: str) -> float:
-        """The ratio of our median to theirs; for `""`, our median."""
+        """The ratio of our median to theirs, or the median ratio where rounds are paired; for `""`, our median."""
+        if contender and self.paired:
+            return statistics.median(self.round_ratios(OURS, contender))
         return self.median(OURS) / self.median(contender) if contender else self.median(OURS)
 
     def evaluate(self) -> Iterator[tuple[Target, float, bool]]:

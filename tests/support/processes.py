@@ -208,10 +208,12 @@ def run_service(
     port: int | None = None,
     ready: bool = True,
     wrapper: Sequence[str] = (),
+    may_fork: bool = True,
 ) -> Iterator[ServiceProcess]:
     """Run `python -m MODULE` with `env` and without the GRIDCAST_* variables of the test process, as the arguments of `wrapper`.
 
-    `ready=False` yields before /readyz answers 200. The log goes to a file in `log_dir`.
+    `ready=False` yields before /readyz answers 200. With `may_fork=False` the process has addresses of its own; forks have those of
+    the process that they are forked from. The log goes to a file in `log_dir`.
     """
     port = port or free_ports(1)[0]
     log = log_dir / f"{module}-{port}.log"
@@ -232,7 +234,7 @@ def run_service(
         },
     )
     with show_log_on_failure(log, module):
-        child = child_class(env, wrapper)(program, log)
+        child = (child_class(env, wrapper) if may_fork else Child)(program, log)
         try:
             for _ in processes.wait_until_ready([child] if ready else [], READY_TIMEOUT, time.sleep):
                 pass
