@@ -45,7 +45,7 @@ LONGEST_STALL = 15.0
 MIN_PLAYED = 0.4
 """The part of the stream that is played, in its short form: joining takes some of it."""
 
-SHORT = pytest.param(18, 1.5, id="short")
+SHORT = pytest.param(22, 1.5, id="short")
 """Seconds of media, and seconds between two kills, counted from when the server is back."""
 LONG = pytest.param(600, 20.0, id="long", marks=[pytest.mark.long, pytest.mark.timeout(900)])
 

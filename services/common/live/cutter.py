@@ -6,19 +6,18 @@ segment is long enough, it begins the next one. A gap between two fragments belo
 open, else to the one behind it: the durations of a list add up to that of the file.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 from services.common.containers.fragments import TrackFragment
 from services.common.live.base_times import shift_base_times
 from services.common.live.cuts import Cut, CutterState
+from services.common.live.epoch_timeline import MAX_GAP_SECONDS, EpochTimeline, start_of
 from services.common.live.fragment_reader import MAX_SKEW_SECONDS, Fragment
 from services.common.live.initialisation import IncompatibleInit, InitSegment, UnsupportedMedia, read_init
 from services.common.live.segments import Epoch, Segment
 
-MAX_GAP_SECONDS = 1
-"""A longer gap in the sender's time begins an epoch; one in another track than the main one, at the next key frame."""
 MAX_REPEAT_SECONDS = 10
 """Media that ends up to so long before what is there was sent again; older media is a sender whose time began anew."""
 MIN_KEYED_SHARE = 0.75
@@ -35,53 +34,6 @@ class _OpenSegment:
     is_key: bool
     size: int = 0
     duration: int = 0
-
-
-@dataclass(slots=True)
-class _Run:
-    """The current epoch: `shifts` lead from the sender's time to the file's, by track; the next fragment is due at `expected`.
-
-    `ends` are those of the other tracks that state durations; `breaks`: one of them had a gap, the next key frame begins an epoch.
-    """
-
-    init: InitSegment
-    epoch: Epoch
-    shifts: dict[int, int]
-    expected: int
-    last_duration: int = 0
-    ends: dict[int, int] = field(default_factory=dict)
-    breaks: bool = False
-
-    def file_time(self, ticks: int) -> int:
-        return self.epoch.file_time + ticks - self.epoch.base_time
-
-    def date(self, file_time: int) -> float:
-        return self.epoch.date + (file_time - self.epoch.file_time) / self.epoch.timescale
-
-    def has_gap(self, fragment: Fragment) -> bool:
-        """Whether another track than the main one has a gap in front of a fragment."""
-        return any(
-            _start(track) - self.ends[track.track_id] > MAX_GAP_SECONDS * self.init.tracks[track.track_id].timescale
-            for track in fragment.tracks
-            if track.track_id in self.ends
-        )
-
-    def place(self, track_id: int, ticks: int) -> int:
-        """Where a time of another track is, in the file's time."""
-        return (ticks + self.shifts[track_id]) * self.init.timescale // self.init.tracks[track_id].timescale
-
-    def others_end(self) -> int:
-        """Where the other tracks end, in the file's time; 0 where that is not known."""
-        return max((self.place(track_id, end) for track_id, end in self.ends.items()), default=0)
-
-    def note_ends(self, fragment: Fragment) -> None:
-        for track in fragment.tracks:
-            if track.track_id == self.init.main_track:
-                continue
-            if track.duration:
-                self.ends[track.track_id] = _start(track) + track.duration
-            else:
-                self.ends.pop(track.track_id, None)
 
 
 class _Held(NamedTuple):
@@ -109,7 +61,7 @@ class Cutter:
         self._next_number = 0
         self._init: InitSegment | None = None
         self._last_epoch: Epoch | None = None
-        self._run: _Run | None = None
+        self._run: EpochTimeline | None = None
         self._file_end = Fraction(0)
         self._listed_end = 0
         self._dropped_seconds = 0.0
@@ -161,7 +113,7 @@ class Cutter:
         self._listed_end = self._end_ticks(init) if state.listed_end is None else state.listed_end
         if state.expected is None:
             return
-        self._run = _Run(
+        self._run = EpochTimeline(
             init,
             epoch,
             _shifts(init, epoch),
@@ -191,7 +143,7 @@ class Cutter:
             self._file_end = Fraction(last.start + last.duration, last.timescale)
             if continues and last.epoch == epoch.number:
                 expected = last.start + last.duration - epoch.file_time + epoch.base_time
-                self._run = _Run(init, epoch, _shifts(init, epoch), expected)
+                self._run = EpochTimeline(init, epoch, _shifts(init, epoch), expected)
 
     def begin_source(self) -> Cut:
         """Close what is open; another sender, or the same one from its start, comes next: its time is another one."""
@@ -237,13 +189,13 @@ class Cutter:
         if held is None:
             return Cut()
         duration = self._run.last_duration if self._run is not None else 0
-        step = _start(following) - _start(held.main) if following is not None else 0
+        step = start_of(following) - start_of(held.main) if following is not None else 0
         if 0 < step <= MAX_GAP_SECONDS * init.timescale:
             duration = step
         return self._place(init, held.fragment, held.main, duration, held.at)
 
     def _place(self, init: InitSegment, fragment: Fragment, main: TrackFragment, duration: int, now: float) -> Cut:
-        start, run = _start(main), self._run
+        start, run = start_of(main), self._run
         closed: tuple[Segment, ...] = ()
         epochs: tuple[Epoch, ...] = ()
         if run is not None and 0 <= run.expected - start - duration <= MAX_REPEAT_SECONDS * init.timescale:
@@ -291,8 +243,8 @@ class Cutter:
         if run is None or self._is_far_from(run, fragment):
             self.dropped += 1
             return Cut()
-        start = min(run.place(track.track_id, _start(track)) for track in fragment.tracks)
-        end = max(run.place(track.track_id, _start(track) + track.duration) for track in fragment.tracks)
+        start = min(run.place(track.track_id, start_of(track)) for track in fragment.tracks)
+        end = max(run.place(track.track_id, start_of(track) + track.duration) for track in fragment.tracks)
         opened, closed = self._open, tuple[Segment, ...]()
         run.breaks = run.breaks or run.has_gap(fragment)
         if opened is not None and start > opened.start and self._is_too_long(end - opened.start, run.init):
@@ -303,10 +255,10 @@ class Cutter:
             self._open = opened = _OpenSegment(self._position, begin, run.date(begin), is_key=False)
         return Cut(self._append(run, opened, fragment), segments=closed)
 
-    def _is_far_from(self, run: _Run, fragment: Fragment) -> bool:
+    def _is_far_from(self, run: EpochTimeline, fragment: Fragment) -> bool:
         """Whether a fragment without the main track does not belong to the end of the file, nor goes on with its own track."""
         for track in fragment.tracks:
-            start, timescale = _start(track), run.init.tracks[track.track_id].timescale
+            start, timescale = start_of(track), run.init.tracks[track.track_id].timescale
             end = run.ends.get(track.track_id)
             goes_on = end is not None and abs(start - end) <= MAX_GAP_SECONDS * timescale
             moved = Fraction(start + run.shifts[track.track_id], timescale)
@@ -314,9 +266,9 @@ class Cutter:
                 return True
         return False
 
-    def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> _Run:
+    def _start_run(self, init: InitSegment, fragment: Fragment, start: int, date: float) -> EpochTimeline:
         """Begin an epoch with a fragment: its time goes on where the file ends, and dates do not go back."""
-        earliest = min(Fraction(_start(track), init.tracks[track.track_id].timescale) for track in fragment.tracks)
+        earliest = min(Fraction(start_of(track), init.tracks[track.track_id].timescale) for track in fragment.tracks)
         moved = round((self._file_end - earliest) * init.timescale)
         previous = self._last_epoch
         if previous is not None:
@@ -324,21 +276,21 @@ class Cutter:
         date = max(date, self._not_before)
         number = self._first_epoch if previous is None else previous.number + 1
         epoch = self._last_epoch = Epoch(number, init.data, init.timescale, start, start + moved, date)
-        return _Run(init, epoch, _shifts(init, epoch), start)
+        return EpochTimeline(init, epoch, _shifts(init, epoch), start)
 
-    def _append(self, run: _Run, opened: _OpenSegment, fragment: Fragment) -> bytes:
+    def _append(self, run: EpochTimeline, opened: _OpenSegment, fragment: Fragment) -> bytes:
         data = shift_base_times(fragment.data, fragment.moof, run.shifts)
         self._position += len(data)
         opened.size += len(data)
         run.note_ends(fragment)
         for track in fragment.tracks:
-            end = _start(track) + track.duration + run.shifts[track.track_id]
+            end = start_of(track) + track.duration + run.shifts[track.track_id]
             self._file_end = max(self._file_end, Fraction(end, run.init.tracks[track.track_id].timescale))
         return data
 
-    def _ends_before(self, opened: _OpenSegment, run: _Run, main: TrackFragment, duration: int) -> bool:
+    def _ends_before(self, opened: _OpenSegment, run: EpochTimeline, main: TrackFragment, duration: int) -> bool:
         """Whether a segment ends before the next fragment of the main track."""
-        start = run.file_time(_start(main))
+        start = run.file_time(start_of(main))
         if not opened.duration and start <= opened.start:
             return False  # it has another track of the same time
         share = MIN_KEYED_SHARE if opened.is_key else MIN_KEYED_SHARE / 3
@@ -407,10 +359,6 @@ def _shifts(init: InitSegment, epoch: Epoch) -> dict[int, int]:
     """How far the base times of each track are moved: those of the epoch alone, so that another process moves them equally."""
     moved = Fraction(epoch.file_time - epoch.base_time, epoch.timescale)
     return {track_id: round(moved * track.timescale) for track_id, track in init.tracks.items()}
-
-
-def _start(track: TrackFragment) -> int:
-    return track.start or 0  # the reader refuses a track without one
 
 
 def _joined(first: Cut, second: Cut) -> Cut:

@@ -204,12 +204,10 @@ class UploadWriter:
         without it the lease is released.
         """
         self._checkpoint_follows = self.bytes_received != self._unpublished_offset
-        try:
-            while self._chunker.complete_blocks:
-                await self._send_batch()
-            await self._wait_in_flight()
-        finally:
-            self._checkpoint_follows = False
+        while self._chunker.complete_blocks:
+            await self._send_batch()
+        await self._wait_in_flight()
+        self._checkpoint_follows = False
         if self._offset_checkpoint is None:
             return None
         if self.bytes_received == self._unpublished_offset:
