@@ -344,11 +344,10 @@ class UploadWriter:
             raise
 
     async def _write_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
-        upload = self._require_upload()
         if self._lease is not None:
             await self._lease.ensure_held()
         hashing = asyncio.to_thread(self._update_content, blocks, final=final)
-        storing = self._store.write_blocks(upload, first_block, blocks)
+        storing = self._store.write_blocks(self._require_upload(), first_block, blocks)
         for result in await asyncio.gather(hashing, storing, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
