@@ -1,12 +1,11 @@
-"""tests/support/file_order: no file is lost, each folder is spread, short files come last, workers read in different orders."""
+"""tests/support/file_order: no file is lost, those of each folder are spread, short ones come last."""
 
-import itertools
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.file_order import TESTS, rotate, spread
+from tests.support.file_order import TESTS, spread
 
 FOLDERS = ("browser", "clients", "e2e", "faults", "integration", "unit")
 
@@ -35,12 +34,3 @@ def test_files_are_spread(counts: list[int]) -> None:
 def test_a_file_below_a_folder_belongs_to_it() -> None:
     deep: Path = TESTS / "unit" / "common" / "test_a.py"
     assert spread([deep, TESTS / "faults" / "test_b.py"]) == [TESTS / "faults" / "test_b.py", deep]
-
-
-@given(st.integers(0, 30), st.integers(1, 8))
-def test_workers_begin_at_equal_distances(count: int, workers: int) -> None:
-    values = list(range(count))
-    orders = [rotate(values, worker, workers) for worker in range(workers)]
-    assert all(sorted(order) == values for order in orders)
-    begins = [order[0] for order in orders if order] + [count] * bool(count)
-    assert all(-1 < end - begin - count / workers < 1 for begin, end in itertools.pairwise(begins))
