@@ -55,7 +55,7 @@ class RedisBroker:
             name="events",
             on_subscribed=self._on_subscription_live,
         )
-        self._subscribed_topics: set[str] = set()
+        self._subscribed_topics: dict[str, None] = {}
         self._topic_subscriptions: dict[str, asyncio.Future[None]] = {}
         """Those that are not confirmed yet. A finished task would take 700 bytes for each topic: more than all else about it."""
         self._heartbeat_task: asyncio.Task[None] | None = None
@@ -115,7 +115,7 @@ class RedisBroker:
     def _end_subscription(self, topic: str, done: asyncio.Future[None]) -> None:
         del self._topic_subscriptions[topic]
         if not done.cancelled() and done.exception() is None:
-            self._subscribed_topics.add(topic)
+            self._subscribed_topics[topic] = None
 
     # Messages.
 
@@ -330,7 +330,7 @@ class RedisBroker:
         for topic in list(self._subscribed_topics):
             # Checked one by one: a topic may get a subscriber again while another is unsubscribed.
             if topic not in self._hub.subscribers and topic in self._subscribed_topics:
-                self._subscribed_topics.remove(topic)
+                del self._subscribed_topics[topic]
                 await self._subscription.unsubscribe(topic_channel(topic))
 
 

@@ -60,7 +60,7 @@ async function open(hash, { init, ...options } = {}) {
   page.requested = [];
   page.on("pageerror", (error) => page.errors.push(String(error)));
   // A list is 404 until it is long enough to be one.
-  page.on("console", (message) => message.type() === "error" && !message.location().url.endsWith("/index.m3u8") && page.errors.push(message.text()));
+  page.on("console", (message) => message.type() === "error" && !new URL(message.location().url || "about:blank").pathname.endsWith("/index.m3u8") && page.errors.push(message.text()));
   page.on("request", (request) => page.requested.push(new URL(request.url()).pathname));
   for (const script of [init].flat().filter(Boolean)) await page.addInitScript(script);
   await page.goto(`${url}/${hash}`);
