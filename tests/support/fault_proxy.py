@@ -37,6 +37,7 @@ class FaultProxy:
         self.port = 0
         self._random = random.Random(seed)
         self._open_writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
         self._stop_requested = asyncio.Event()
@@ -58,7 +59,7 @@ class FaultProxy:
             _close_writer(writer, reset=reset)
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         await self._stop_requested.wait()
@@ -68,17 +69,27 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._close_connections(reset=False)  # also those whose task was cancelled before its first step
+        await asyncio.sleep(0)  # a transport closes its socket in the next turn of the loop
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open_writers.add(writer)
+        task = self._loop.create_task(self._handle_connection(reader, writer))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.fault is Fault.REFUSE:
+            self._open_writers.discard(writer)
             _close_writer(writer, reset=True)
             return
         try:
             onward = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
+            self._open_writers.discard(writer)
             _close_writer(writer, reset=True)
             return
-        self._open_writers |= {writer, onward[1]}
+        self._open_writers.add(onward[1])
         try:
             await asyncio.gather(self._forward(reader, onward[1]), self._forward(onward[0], writer))
         except asyncio.CancelledError:
