@@ -7,9 +7,11 @@ are kept and each update costs one segment. A window is a sliding list; what has
 import datetime as dt
 import math
 import zlib
+from array import array
 from collections.abc import Sequence
 from typing import Literal
 
+from services.common.live.segment_table import SegmentTable
 from services.common.live.segments import Epoch, Segment
 
 HLS_VERSION = 9
@@ -38,13 +40,15 @@ class Playlist:
         self.can_block_reload = False
         self._prefix = prefix
         self._epochs: dict[int, Epoch] = {}
-        self._segments: list[Segment] = []
-        self._lines: list[str] = []
+        self._segments = SegmentTable()
+        self._lines = bytearray()
+        self._begins = array("I")
+        """Where in `_lines` those of each segment begin."""
         self._dated = -math.inf
         self._duration = 0.0
         self._compressed = b""
         self._compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-        self._compressed_lines = 0
+        self._compressed_length = 0
         self._compressed_head = ""
 
     @property
@@ -73,11 +77,11 @@ class Playlist:
 
     def append(self, segment: Segment) -> None:
         """Append the next segment. Raises ValueError for another number than the next."""
-        if segment.number != len(self._segments):
-            raise ValueError(f"segment {segment.number} where {len(self._segments)} is next")
-        first_of_epoch = not self._segments or self._segments[-1].epoch != segment.epoch
+        is_first = not self._segments
+        first_of_epoch = is_first or self._segments[-1].epoch != segment.epoch
+        self._segments.append(segment)
         lines = []
-        if first_of_epoch and self._segments:
+        if first_of_epoch and not is_first:
             lines.append("#EXT-X-DISCONTINUITY")
         if first_of_epoch:
             lines.append(self._map_line(segment.epoch))
@@ -86,8 +90,8 @@ class Playlist:
             self._dated = segment.date
         lines.append(f"#EXTINF:{segment.seconds:.5f},")
         lines.append(f"{self._prefix}{segment.epoch}/{segment.number}.m4s")
-        self._segments.append(segment)
-        self._lines.append("\n".join(lines) + "\n")
+        self._begins.append(len(self._lines))
+        self._lines += "".join(f"{line}\n" for line in lines).encode("ascii")
         self._duration += segment.seconds
 
     def end(self) -> None:
@@ -96,18 +100,17 @@ class Playlist:
 
     def render(self) -> str:
         """Return the whole list."""
-        return self._head() + "".join(self._lines) + self._tail()
+        return self._head() + self._lines.decode("ascii") + self._tail()
 
     def render_gzip(self) -> bytes:
         """Return the whole list as gzip (RFC 1952): only what came since the last call is compressed."""
         head = self._head()
         if head != self._compressed_head:  # once: reloads became blocking
             self._compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-            self._compressed_head, self._compressed_lines = head, 0
+            self._compressed_head, self._compressed_length = head, 0
             self._compressed = self._compressor.compress(head.encode())
-        fresh = "".join(self._lines[self._compressed_lines :])
-        self._compressed += self._compressor.compress(fresh.encode())
-        self._compressed_lines = len(self._lines)
+        self._compressed += self._compressor.compress(self._lines[self._compressed_length :])
+        self._compressed_length = len(self._lines)
         ending = self._compressor.copy()
         return self._compressed + ending.compress(self._tail().encode()) + ending.flush()
 
@@ -116,7 +119,7 @@ class Playlist:
         skipped = 0 if self.ended else self._index_from_end(SKIP_TARGETS * self.target)
         if not skipped:
             return self.render()
-        return self._head() + f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n" + "".join(self._lines[skipped:])
+        return self._head() + f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n" + self._lines_from(skipped)
 
     def render_window(self, seconds: float) -> str:
         """Return a sliding list of the last `seconds`, at least what a list must have."""
@@ -129,7 +132,11 @@ class Playlist:
         begin = f"{self._map_line(segment.epoch)}\n#EXT-X-PROGRAM-DATE-TIME:{format_date(segment.date)}\n"
         first_lines = f"#EXTINF:{segment.seconds:.5f},\n{self._prefix}{segment.epoch}/{segment.number}.m4s\n"
         # The tag in front of the first segment is counted where it has left the list with its predecessor.
-        return self._head(lead) + begin + first_lines + "".join(self._lines[first + 1 :]) + self._tail()
+        return self._head(lead) + begin + first_lines + self._lines_from(first + 1) + self._tail()
+
+    def _lines_from(self, index: int) -> str:
+        begin = self._begins[index] if index < len(self._begins) else len(self._lines)
+        return self._lines[begin:].decode("ascii")
 
     def _map_line(self, epoch: int) -> str:
         return f'#EXT-X-MAP:URI="{self._prefix}{epoch}/init.mp4"'

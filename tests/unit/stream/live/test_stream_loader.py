@@ -22,7 +22,7 @@ from tests.unit.stream.live.live_streams import STREAM_ID, Clock, NoMarks, Strea
 pytestmark = pytest.mark.anyio
 
 SEGMENTS_OF_AN_HOUR = 1800
-BYTES_OF_A_SEGMENT = 400
+BYTES_OF_A_SEGMENT = 110
 """What a loader keeps of one: its place in the file, its times, its line of the list, and that compressed."""
 BYTES_OF_A_STREAM = 400 * 1024
 """What it keeps besides, however long the stream is; most of it is the state of the compressor."""
