@@ -203,9 +203,16 @@ const scenarios = {
     const left = await watching.getByLabel("Message", { exact: true }).inputValue();
     await watching.getByRole("button", { name: "Back to the start" }).click();
     await watching.waitForFunction(() => !document.querySelector(".live-messages li"));
-    await lines.filter({ hasText: "early" }).waitFor({ timeout: 30 * SECOND });
-    const again = await lines.allInnerTexts();
-    const shownAt = await watching.evaluate((name) => document.querySelector(name).currentTime, watchVideo);
+    // The time is taken in the frame that shows the message, however late the answer comes here.
+    const early_ = await watching.waitForFunction(
+      (name) => {
+        const shown = [...document.querySelectorAll(".live-messages li")].map((line) => line.innerText);
+        return shown.some((text) => text.includes("early")) && { shown, at: document.querySelector(name).currentTime };
+      },
+      watchVideo,
+      { timeout: 30 * SECOND },
+    );
+    const { shown: again, at: shownAt } = await early_.jsonValue();
     const { messages } = await (await fetch(`${url}/live/${id}/messages`)).json();
     await end(page);
     await watching.locator(".live-say").waitFor({ state: "hidden" });
