@@ -149,7 +149,7 @@ def measure_sockets(folder: Path, sockets: int, rounds: int) -> list[Measurement
 def idle_socket_kib(
     folder: Path, env: dict[str, str], sockets: int, make_headers: Callable[[], Mapping[str, str]]
 ) -> float:
-    """Return the resident memory, in KiB, that each of so many sockets adds to a new service."""
+    """Open `sockets` idle connections to a new service, and return its growth in resident memory per connection, in KiB."""
 
     async def measure(service: ServiceProcess) -> float:
         early = WebSocketSwarm(f"{service.url}/ws", make_headers=make_headers)

@@ -90,7 +90,10 @@ def file_url(stream: ServiceProcess, client: LiveClient) -> str:
 
 
 def measure_updates(hours: float, rounds: int) -> list[Measurement]:
-    """One more segment in a list of so many hours, in this process: appended, and rendered as a delta and whole as gzip."""
+    """Measure an update of an EVENT playlist of `hours`, in this process: append a segment, render the delta update and the gzip.
+
+    Measured are its time, and the sizes of both texts.
+    """
     update = Measurement(f"update of a list of {hours:g} h", "ms", [Target(1)])
     delta = Measurement(f"{hours:g} h: delta update", "KiB", [Target(4)])
     whole = Measurement(f"{hours:g} h: whole list, gzip", "KiB", [Target(400)])

@@ -148,7 +148,7 @@ def upload(stack: Stack, film: Path, request: pytest.FixtureRequest) -> Iterator
 
 
 def play_as_told(browser: ChromiumBrowser, stack: Stack, film: Path, seconds: float, filename: str) -> PacedUpload:
-    """Begin an upload of so many seconds, and play it in a page that is opened when the uploader hears that it can be."""
+    """Start an upload that lasts `seconds`; at its event `file.playable` open a page that plays the address of the event."""
     with connect(f"{stack.url.replace('http', 'ws')}/ws", proxy=None) as socket:
         upload = PacedUpload(stack.url, film, seconds, filename, json.loads(socket.recv(10))["sid"])
         while (told := json.loads(socket.recv(10))).get("type") != "file.playable":

@@ -154,7 +154,8 @@ def test_what_is_stored_of_a_recording_is_at_most_1_01_of_its_media(
 def test_memory_stays_flat_along_a_stream(recordings: Recordings, hours: tuple[float, ...]) -> None:
     """Of the live service, whatever the stream's length; of the stream service but for the index and the text of the list.
 
-    One body of segments of two seconds, sent as fast as it is taken. Whoever watches asks for all forms of the list.
+    The publisher sends one request body of fragments of two seconds without pacing. At each mark the viewer requests the whole
+    playlist, a delta update and a sliding window.
     """
     client = make_stream(recordings.live)
     address = f"{recordings.stream.url}/live/{client.id}/media.m3u8"

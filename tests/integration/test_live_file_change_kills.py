@@ -154,7 +154,10 @@ async def check_files(service: Service, stream_id: str, name: MediaName) -> None
 @pytest.mark.parametrize("way", ["tus", "objects"])
 @pytest.mark.parametrize("ends", [False, True])
 async def test_whoever_comes_next_finishes_a_change(service: Service, way: str, ends: bool) -> None:
-    """Row 12. `ends`: nobody goes on; the stream is ended from what is stored."""
+    """Row 12: a process is killed at each step of a change of files, and the next request finishes the change.
+
+    With `ends` the publisher sends no more, and the stream is ended by request from what the store has.
+    """
     steps = 0
     while True:
         name = MediaName("talks", f"talk {steps}.mp4")

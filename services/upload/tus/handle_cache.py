@@ -1,7 +1,7 @@
-"""Handles of uploads whose last request has just ended in this process: the next one goes on with them and acquires nothing.
+"""Handles of uploads whose last PATCH has just ended in this process: the next one renews the lease and acquires nothing.
 
-It takes the lease again, and the fencing token decides whether the handle is still good. Clients that send parts of a few MiB would
-wait for two reads and a journaled write before each part.
+The fencing token decides whether the handle is still valid. Without it a client that sends parts of a few MiB would wait for two
+reads and a journaled write before each part (ADR 55).
 """
 
 import time

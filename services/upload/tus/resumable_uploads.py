@@ -141,7 +141,7 @@ class ResumableUploads:
         """
         if identity is None:
             return
-        _, state = self._handles.get(upload_id) or (None, await self._store.get_info(upload_id))
+        state = await self._get_info(upload_id)
         if state is not None and not is_visible(state, identity):
             self._require_found(upload_id, None)
         if state is None or state.name is None or StoredHookAnswer.of(state.metadata).moved:
@@ -160,8 +160,7 @@ class ResumableUploads:
 
     async def patch(self, upload_id: str, body: UploadBody, request: PatchRequest) -> PatchResult:
         """Receive bytes from `request.offset` on. Any other writer of this upload is stopped."""
-        found: UploadState
-        _, found = self._handles.get(upload_id) or (None, await self._store.get_info(upload_id))
+        found = await self._get_info(upload_id)
         if not isinstance(found, InProgressUpload) or found.offset != request.offset:
             # This state is answered, so it must be durable: the commit of another process may still be undone by a crash.
             found = await self._store.get_durable_info(upload_id)
@@ -178,7 +177,7 @@ class ResumableUploads:
             requested_at = time.monotonic()
             held = self._handles.pop(upload_id)
             usable = held is not None and held[1].offset == request.offset and not request.verifiers
-            again = await self._take_lease_again(held) if held and usable else None
+            again = await self._renew_lease(held) if held and usable else None
             acquired = again or await self._store.acquire(upload_id)
             if not isinstance(acquired, tuple):
                 return request.replay_result(self._require_found(upload_id, acquired))
@@ -203,7 +202,12 @@ class ResumableUploads:
                 raise
             return await self._receive_body(writer, upload, state, body, request)
 
-    async def _take_lease_again(self, held: Held) -> Held | None:
+    async def _get_info(self, upload_id: str) -> UploadState:
+        """Return the state that the last request of this process has left, else that of the store. It may be outdated."""
+        held = self._handles.get(upload_id)
+        return await self._store.get_info(upload_id) if held is None else held[1]
+
+    async def _renew_lease(self, held: Held) -> Held | None:
         """Return the handle with its lease, None where another writer has acquired the upload."""
         upload, state = held
         try:
