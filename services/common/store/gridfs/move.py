@@ -4,9 +4,7 @@ There are no transactions on a standalone server, and names are the shard key: s
 `move_updates` explains. Every process that finds one unfinished can settle it.
 """
 
-import asyncio
 import logging
-import random
 import time
 from datetime import timedelta
 
@@ -19,6 +17,7 @@ from services.common.media import MediaName
 from services.common.store.delivery_store import TooManyUnrelayed
 from services.common.store.gridfs import document_updates, documents, move_updates
 from services.common.store.gridfs.commit import run_until_resolved
+from services.common.store.gridfs.contention import wait_before_attempt
 from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.outbox_updates import has_room_for_unrelayed
@@ -28,8 +27,6 @@ from services.common.store.upload_store import OutboxEvent, Preconditions
 
 MOVE_ATTEMPTS = 10
 """How often a move begins anew where others change its names at the same time."""
-CONTENTION_WAIT_SECONDS = 0.02
-"""How long a move waits on average before its second attempt; each further one waits that much longer."""
 
 _log = logging.getLogger("gridcast.store")
 
@@ -50,7 +47,7 @@ class Mover:
         """Move the current file of a name; None where there is none. Raises as `FileMover.move_file`."""
         for attempt in range(MOVE_ATTEMPTS):
             # The permission that was given last counts. Without a wait, moves to one name could take it from each other each time.
-            await asyncio.sleep(attempt * CONTENTION_WAIT_SECONDS * random.uniform(0, 2))  # noqa: S311  # jitter, not a secret
+            await wait_before_attempt(attempt)
             source = await self._find_source(name, preconditions)
             if source is None or source.get("current") is None:
                 return None

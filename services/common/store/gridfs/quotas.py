@@ -25,6 +25,7 @@ from pymongo.errors import DuplicateKeyError
 
 from services.common.errors import GridcastError, ServiceUnavailable
 from services.common.media import MediaName
+from services.common.store.gridfs.contention import wait_before_attempt
 from services.common.store.gridfs.documents import Document, UploadKey, name_filter
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.quotas import Quota
@@ -32,7 +33,8 @@ from services.common.store.timings import StoreTimings
 
 MAX_RECOUNT_INTERVAL_SECONDS = 10.0
 """An owner at the limit is not counted again before, unless something was deleted. Less where leases are shorter."""
-RESERVE_ATTEMPTS = 8
+RESERVE_ATTEMPTS = 20
+"""How often a reservation is tried again after a count that may have found room. Others may take that room, or release more."""
 COUNT_ATTEMPTS = 20
 """How often a count is begun anew because the owner's uploads have changed it."""
 HOLDS_BATCH = 100
@@ -66,7 +68,8 @@ class GridFSQuotas:
         if is_upload:
             fits.append({"$lt": [{"$size": "$holds"}, self.quota.most_uploads]})
         query = {"_id": owner, "counted": True, "$expr": {"$and": fits}}
-        for _ in range(RESERVE_ATTEMPTS):
+        for attempt in range(RESERVE_ATTEMPTS):
+            await wait_before_attempt(attempt - 1)  # the second attempt follows a count, which is no contention
             if await self._update(query, {"holds": added}):
                 return
             if (document := await self._count_if_useful(owner)) is not None:
@@ -84,7 +87,8 @@ class GridFSQuotas:
         holds = _map_hold(key.record_id, longer)
         more = {"$max": [0, {"$subtract": [length, held]}]}
         query = {"_id": owner, "counted": True, "holds.id": key.record_id, "$expr": _fits(self.quota, more)}
-        for _ in range(RESERVE_ATTEMPTS):
+        for attempt in range(RESERVE_ATTEMPTS):
+            await wait_before_attempt(attempt - 1)  # the second attempt follows a count, which is no contention
             if await self._update(query, {"holds": holds}):
                 return
             if (document := await self._count_if_useful(owner)) is not None:
@@ -196,7 +200,8 @@ class GridFSQuotas:
 
     async def _count(self, owner: str, *, only_if_useful: bool = False) -> Document | None:
         """Count; where that would find the same, do nothing and return the document."""
-        for _ in range(COUNT_ATTEMPTS):
+        for attempt in range(COUNT_ATTEMPTS):
+            await wait_before_attempt(attempt)
             async with map_mongo_errors():
                 document: Document | None = await self._quotas.find_one({"_id": owner}, _ALL_FIELDS)
             if document is None or (only_if_useful and self._is_fresh(document)):
