@@ -7,6 +7,7 @@ import pytest
 from tests.support.processes import ServiceProcess
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.scripted_upstream import (
+    GET_AND_CLOSE,
     OK_RESPONSE,
     ReceivedRequest,
     ScriptedUpstream,
@@ -103,6 +104,28 @@ def test_unsolicited_response_on_an_idle_connection_is_discarded(
     eventually(lambda: upstream.active_requests == 0, 5, "the gateway has closed that connection")
     upstream.responder = respond_with(OK_RESPONSE)
     assert count_new_connections(gateway, upstream) == 1
+
+
+def test_health_checks_leave_no_idle_connections(gateway: ServiceProcess, upstream: ScriptedUpstream) -> None:
+    """An upstream in use is checked every 2 s, each time over a new connection."""
+    released = asyncio.Event()
+
+    async def held(seen: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.write(OK_RESPONSE)
+
+    upstream.responder = held
+    checks = upstream.health_checks
+    with open_connection(gateway.port) as client:
+        client.sendall(GET_AND_CLOSE)
+        try:
+            eventually(lambda: upstream.health_checks >= checks + 2, 10, "two checks")
+        finally:
+            upstream.loop.call_soon_threadsafe(released.set)
+        assert receive_until_closed(client).endswith(b"ok")
+    eventually(lambda: upstream.open_connections == 1, 5, "only the connection of the request is left")
+    upstream.responder = respond_with(OK_RESPONSE)
+    assert count_new_connections(gateway, upstream) == 0
 
 
 def test_response_without_a_length_ends_with_its_connection(

@@ -97,7 +97,8 @@ async def read_body(request: ReceivedRequest, reader: asyncio.StreamReader) -> N
 class ScriptedUpstream:
     """The upstream. `responder` may be changed at any time; /livez and /readyz are always 200 and not recorded.
 
-    `parse_errors`: requests that are not well-formed HTTP/1.1, which the gateway must never send.
+    `parse_errors`: requests that are not well-formed HTTP/1.1, which the gateway must never send. `connection_count`: connections
+    that have carried a recorded request. `health_checks`: requests of /livez.
     """
 
     port: int = field(default_factory=lambda: free_ports(1)[0])
@@ -106,6 +107,12 @@ class ScriptedUpstream:
     parse_errors: list[str] = field(default_factory=list)
     connection_count: int = 0
     active_requests: int = 0
+    health_checks: int = 0
+
+    @property
+    def open_connections(self) -> int:
+        """Connections of any kind that are open now."""
+        return len(self._writers)
 
     @property
     def url(self) -> str:
@@ -160,6 +167,7 @@ class ScriptedUpstream:
                 request = ReceivedRequest(method, target, [(name, value) for name, value in fields])
                 if target in {"/livez", "/readyz"}:
                     writer.write(OK_RESPONSE)
+                    self.health_checks += target == "/livez"
                     continue
                 if not counted:  # health checks have connections of their own
                     counted = True
