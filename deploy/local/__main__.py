@@ -13,13 +13,15 @@ from deploy.local.binaries import url_from_environment
 from deploy.local.data_dir import default_root, open_data_dir
 from deploy.local.errors import StackError, StopRequested
 from deploy.local.ports import check_port_is_free
+from deploy.local.processes import Child
 from deploy.local.signals import SignalWaiter
 from deploy.local.stack import Stack, StackOptions, print_status
 from deploy.local.store_choice import STORES, choose_store
 from services.common.variables import UnknownVariableError, check_names
 
 
-def main() -> int:
+def main(child_class: type[Child] = Child) -> int:
+    """Run the stack with the arguments of the command line, and return the exit code. `child_class` starts its programs."""
     arguments = _parse_arguments()
     try:
         check_names(os.environ)
@@ -46,7 +48,7 @@ def main() -> int:
             check_port_is_free(options.port)
             with open_data_dir(arguments.data.resolve(), signals.pause) as data_dir:
                 print_status(choice.describe())
-                return _run(Stack(data_dir, signals), options, arguments.data / "logs")
+                return _run(Stack(data_dir, signals, child_class), options, arguments.data / "logs")
     except StopRequested:
         return 0
     except StackError as error:

@@ -46,9 +46,10 @@ class StackOptions:
 class Stack:
     """The children of one run, in the order in which they were started."""
 
-    def __init__(self, data_dir: DataDir, signals: SignalWaiter) -> None:
+    def __init__(self, data_dir: DataDir, signals: SignalWaiter, child_class: type[Child] = Child) -> None:
         self._data_dir = data_dir
         self._signals = signals
+        self._child_class = child_class
         self._children: list[Child] = []
         self._watcher: SourceWatcher | None = None
 
@@ -129,7 +130,7 @@ class Stack:
     def _start_and_wait(self, programs: Sequence[Program]) -> None:
         started_at = time.monotonic()
         for program in programs:
-            self._children.append(Child(program, self._data_dir.create_log(program.name)))
+            self._children.append(self._child_class(program, self._data_dir.create_log(program.name)))
         started = self._children[-len(programs) :] if programs else []
         for child in wait_until_ready(started, READY_TIMEOUT, self._signals.pause):
             print_status(child.ready_line(time.monotonic() - started_at))

@@ -15,7 +15,7 @@ from tests.browser.test_page import PDF
 from tests.support.databases import TEST_STORE
 from tests.support.npm import require_packages
 from tests.support.programs import require_program
-from tests.support.stack import run_stack
+from tests.support.stack import run_forked_stack
 from tests.support.tokens import AUTH_ENV, token
 
 PROGRAM = Path(__file__).parent / "links.mjs"
@@ -67,7 +67,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     require_packages(folder, PACKAGES, PROGRAM)
     make_files(folder)
     env = {**AUTH_ENV, "GRIDCAST_LINK_LIFE": str(LINK_LIFE_SECONDS)}
-    with run_stack(tmp_path_factory.mktemp("closed") / "data", "--store", TEST_STORE, env=env) as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("closed") / "data", "--store", TEST_STORE, env=env) as stack:
         tokens = [token(scope="read write delete link listen"), token("bob", "read listen")]
         command = [shutil.which("node") or "node", PROGRAM.name, stack.url, chromium, str(folder), *tokens]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.chromium import ChromiumBrowser, run_chromium
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
 
 # Answers with the outcome of everything that a page can do with another origin: 'refused', a status, 'opaque', 'load', 'error'.
@@ -116,7 +116,7 @@ def page_port() -> Iterator[int]:
 def stack(tmp_path_factory: pytest.TempPathFactory, page_port: int) -> Iterator[Stack]:
     """A stack that allows one other origin."""
     env = {"GRIDCAST_ALLOWED_ORIGINS": f"http://friend.example:{page_port}"}
-    with run_stack(tmp_path_factory.mktemp("origins") / "data", env=env) as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("origins") / "data", env=env) as stack:
         with httpx.Client(base_url=stack.url, trust_env=False) as client:
             for name, kind, body in (
                 ("a.js", "text/javascript", b"window.leak = 1"),

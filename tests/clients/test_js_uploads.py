@@ -21,7 +21,7 @@ import pytest
 from tests.support.js_client import RXJS, WS, install_client
 from tests.support.node_program import NodeProgram
 from tests.support.sizes import MIB
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_stack(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose processes a test may kill: the runner starts them again."""
     del programs  # nothing is started where Node is missing
-    with run_stack(tmp_path_factory.mktemp("own_stack") / "data") as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("own_stack") / "data") as stack:
         yield stack
     stack.delete_data()
 

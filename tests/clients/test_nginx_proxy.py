@@ -17,7 +17,7 @@ from deploy.local.ports import HOST, free_ports
 from tests.support.chromium import ChromiumBrowser, run_chromium
 from tests.support.programs import require_program
 from tests.support.raw_sockets import accepts_connections
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
 
 NAME = "media.example"
@@ -68,7 +68,7 @@ class Proxy:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that knows the name of the proxy, and not its address: X-Forwarded-* of anyone is ignored."""
     folder = tmp_path_factory.mktemp("proxied") / "data"
-    with run_stack(folder, env={"GRIDCAST_ALLOWED_HOSTS": NAME}) as stack:
+    with run_forked_stack(folder, env={"GRIDCAST_ALLOWED_HOSTS": NAME}) as stack:
         yield stack
     stack.delete_data()
 

@@ -15,7 +15,7 @@ from deploy.local.ports import free_ports
 from deploy.local.processes import PROJECT_ROOT
 from services.common.auth.rights import VERBS
 from services.common.variables import VARIABLES
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.tokens import SECRET
 from tests.support.websocket_client import WebSocketClient
 
@@ -60,10 +60,10 @@ async def use(stack: Stack, headers: dict[str, str]) -> None:
 
 
 def test_open_on_loopback_and_closed_by_two_settings(tmp_path: Path) -> None:
-    with run_stack(tmp_path / "open") as stack:
+    with run_forked_stack(tmp_path / "open") as stack:
         asyncio.run(use(stack, {}))
     settings = settings_of_the_page()
-    with run_stack(tmp_path / "closed", env=settings) as stack:
+    with run_forked_stack(tmp_path / "closed", env=settings) as stack:
         refused = httpx.get(f"{stack.url}/file")
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == 'Bearer realm="gridcast"'

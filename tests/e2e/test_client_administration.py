@@ -14,7 +14,7 @@ from gridcast.errors import FileMissing, InvalidRequest, NameConflict, Permissio
 from gridcast.webhooks import verify
 from tests.support.client_package import run_gridcast
 from tests.support.client_shells import Shell, open_shell
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.tokens import AUTH_ENV, token
 from tests.support.waiting import eventually
 from tests.support.webhook_receiver import Receiver, answering, run_threaded_receiver
@@ -33,7 +33,7 @@ def receiver() -> Iterator[Receiver]:
 def closed_stack(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     endpoint = {"id": "settings", "url": receiver.url, "secret": SECRET}
     env = {**AUTH_ENV, "GRIDCAST_WEBHOOKS": json.dumps([endpoint])}
-    with run_stack(tmp_path_factory.mktemp("closed") / "data", env=env) as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("closed") / "data", env=env) as stack:
         yield stack
     stack.delete_data()
 

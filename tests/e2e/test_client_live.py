@@ -19,7 +19,7 @@ from gridcast.errors import FileMissing, InvalidRequest, NameConflict
 from services.common.store.limits import BLOCK_SIZE
 from tests.support.client_shells import Shell, open_shell
 from tests.support.live_client import media_of
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
 
 PIECE = 7_000
@@ -27,7 +27,7 @@ PIECE = 7_000
 
 @pytest.fixture(scope="module")
 def live_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with run_stack(tmp_path_factory.mktemp("live") / "data") as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("live") / "data") as stack:
         yield stack
     stack.delete_data()
 

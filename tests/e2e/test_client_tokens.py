@@ -16,7 +16,7 @@ from gridcast.errors import AuthenticationRequired, PermissionDenied
 from tests.support.client_package import run_gridcast
 from tests.support.client_shells import Shell, open_shell
 from tests.support.sizes import MIB
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.tokens import AUTH_ENV, SECRET, token
 from tests.support.waiting import eventually
 
@@ -27,7 +27,7 @@ EXPIRING_IN_SECONDS = 61.5
 
 @pytest.fixture(scope="module")
 def closed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with run_stack(tmp_path_factory.mktemp("closed") / "data", env=AUTH_ENV) as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("closed") / "data", env=AUTH_ENV) as stack:
         yield stack
     stack.delete_data()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
 
 ROUNDS = [
@@ -56,7 +56,7 @@ class Pusher:
 
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[Stack]:
-    with run_stack(tmp_path / "data", "--sockets", "2") as stack:
+    with run_forked_stack(tmp_path / "data", "--sockets", "2") as stack:
         yield stack
     stack.delete_data()
 

@@ -21,7 +21,7 @@ import pytest
 from tests.support.counting_proxy import CountingProxy, run_counting_proxy
 from tests.support.process_stats import peak_memory
 from tests.support.sizes import MIB
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
 
 PART_BYTES = 2 * MIB
@@ -49,7 +49,7 @@ SCALES = [
 @pytest.fixture(scope="module")
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose processes may be killed."""
-    with run_stack(tmp_path_factory.mktemp("transfers") / "data") as stack:
+    with run_forked_stack(tmp_path_factory.mktemp("transfers") / "data") as stack:
         yield stack
     stack.delete_data()
 

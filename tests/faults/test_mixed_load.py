@@ -21,7 +21,7 @@ import pytest
 from tests.support.process_stats import open_descriptors, resident_memory
 from tests.support.processes import show_log_on_failure
 from tests.support.sizes import MIB
-from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.stack import SERVICE_NAMES, Stack, run_forked_stack
 from tests.support.waiting import eventually_async
 from tests.support.websocket_client import WebSocketClient
 
@@ -133,7 +133,7 @@ def dedicated_stack(tmp_path: Path) -> Iterator[Stack]:
     """Small caches, so that they are full soon; a tombstone TTL of a second, so that replaced chunks are deleted."""
     env = {"GRIDCAST_BLOCK_CACHE_SIZE": str(32 * MIB), "GRIDCAST_TOMBSTONE_TTL": "1", "GRIDCAST_GC_INTERVAL": "2"}
     with contextlib.ExitStack() as shown:
-        stack = shown.enter_context(run_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
+        stack = shown.enter_context(run_forked_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", env=env))
         for name in SERVICE_NAMES:
             shown.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
         yield stack

@@ -16,7 +16,7 @@ import pytest
 from deploy.local import databases
 from tests.support.databases import ServerProcess, run_server, small_mongod_program
 from tests.support.processes import show_log_on_failure
-from tests.support.stack import SERVICE_NAMES, Stack, run_stack
+from tests.support.stack import SERVICE_NAMES, Stack, run_forked_stack
 from tests.support.waiting import eventually_async
 from tests.support.websocket_client import WebSocketClient
 
@@ -98,7 +98,7 @@ def dedicated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
         mongod = opened.enter_context(run_server(folder / "mongod", small_mongod_program))
         redis = opened.enter_context(run_server(folder / "redis", databases.redis_server))
         env = {"MONGODB_URI": mongod.url, "REDIS_URL": redis.url}
-        stack = opened.enter_context(run_stack(folder / "data", "--sockets", "2", "--streams", "2", env=env))
+        stack = opened.enter_context(run_forked_stack(folder / "data", "--sockets", "2", "--streams", "2", env=env))
         for name in SERVICE_NAMES:
             opened.enter_context(show_log_on_failure(stack.log_dir / f"{name}.log", name))
         yield stack, mongod, redis

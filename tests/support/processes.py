@@ -32,11 +32,12 @@ _logs_to_show: dict[Path, str] = {}
 
 
 class ForkedChild(Child):
-    """A child that is forked from a process which has imported its module, its `kind`, instead of executed."""
+    """A child that is forked from a process which has imported its module, the last word of its command, instead of executed."""
 
     def _start_process(self, output: BinaryIO) -> ForkedProcess:
         environment = self.program.environment or {}
-        server = fork_servers.get(self.program.kind, late_imports(self.program.kind, environment))
+        module = self.program.command[-1]
+        server = fork_servers.get(module, late_imports(module, environment))
         return server.start(environment, output.fileno())
 
 
@@ -46,6 +47,7 @@ class ForkServers:
     def __init__(self) -> None:
         self._tree: ForkTree | None = None
         self._connection: socket.socket | None = None
+        self._address = ""
         self._servers: dict[tuple[str, ...], ForkServer] = {}
 
     def get(self, module: str, packages: Sequence[str] = ()) -> ForkServer:
@@ -56,6 +58,11 @@ class ForkServers:
         return self._servers[key]
 
     @property
+    def address(self) -> str:
+        """The address of the tree that this process uses."""
+        return self._address or self.tree.address
+
+    @property
     def tree(self) -> ForkTree:
         """That of this process; it begins with its first use."""
         if self._tree is None:
@@ -64,7 +71,7 @@ class ForkServers:
 
     def share(self, address: str) -> None:
         """Use the tree of another process."""
-        self._connection = connect_to_tree(address)
+        self._address, self._connection = address, connect_to_tree(address)
 
     def close(self) -> None:
         """Kill what this process has started, and end its tree."""
