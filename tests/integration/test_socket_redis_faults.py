@@ -177,13 +177,14 @@ async def test_subscriber_over_its_output_buffer_recovers(two_replicas: SocketRe
     """Redis ends a subscription with 32 MB of unread output (the default), then more events pass than a history holds.
 
     The kernel takes up to 36 MB before that, depending on the machine, and the replica reads them in one burst. So the bytes are in
-    the events of a topic whose only client is gone, and the client that is watched gets small ones.
+    the events of a topic whose only client is gone, and the client that is watched gets small ones. The former are below 16 KiB:
+    Valkey 9 refers to longer strings (min-string-size-copy-avoid), and does not count them as output.
     """
     client = await WebSocketClient.connect(two_replicas[0])
     gone = await WebSocketClient.connect(two_replicas[0], topics="filler")
     two_replicas[0].child.send_signal(signal.SIGSTOP)
     gone.abort()
-    filler = "x" * 60_000
+    filler = "x" * 15_000
     sent = 0
     async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
         before = await count_subscriptions(other)
@@ -191,8 +192,9 @@ async def test_subscriber_over_its_output_buffer_recovers(two_replicas: SocketRe
             assert sent < 2000, "Redis keeps the subscription"
             for _ in range(20):
                 await other.broadcast("t", sent)
-                await other.publish("filler", "t", filler)
                 sent += 1
+                for _ in range(5):
+                    await other.publish("filler", "t", filler)
         for number in range(sent, sent + 600):
             await other.broadcast("t", number)
         sent += 600
