@@ -53,6 +53,7 @@ def test_a_token_that_ends_in_the_middle(live_env: dict[str, str], library: Serv
             eventually(lambda: by_objects.put("seg1.m4s", fragment(0, 2)).status_code == 403, 15, "the token has ended")
             body.send(sent[-len(last) // 2 :] + fragment(4, 2))
             assert b" 403 " in body.answer()
+        eventually(lambda: by_tus.head().status_code == 403, 15, "the last token has ended, too")
         refused = by_tus.patch(at, fragment(2, 2))
         assert (refused.status_code, "the publish token is not valid" in refused.text) == (403, True)
         assert by_tus.head().status_code == 403
