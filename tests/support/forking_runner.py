@@ -16,20 +16,20 @@ from typing import BinaryIO
 from deploy.local.__main__ import main as run_stack
 from deploy.local.processes import Child
 from tests.support.fork_server import ForkedProcess
-from tests.support.processes import ForkedChild, fork_servers
+from tests.support.processes import fork_program, fork_servers
 
 TREE_VARIABLE = "TEST_FORK_TREE"
 """The address of the tree, in the environment of the runner."""
 MODULES = ("gateway", "services.upload", "services.stream", "services.socket", "services.live")
 
 
-class ForkedService(ForkedChild):
+class ForkedService(Child):
     """A service that is forked. Other programs are executed."""
 
     def _start_process(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         if self.program.command[-1] not in MODULES:
-            return Child._start_process(self, output)
-        process = super()._start_process(output)
+            return super()._start_process(output)
+        process = fork_program(self.program, output)
         threading.Thread(target=_signal_end_of, args=(os.pidfd_open(process.pid),), daemon=True).start()
         return process
 

@@ -32,13 +32,18 @@ _logs_to_show: dict[Path, str] = {}
 
 
 class ForkedChild(Child):
-    """A child that is forked from a process which has imported its module, the last word of its command, instead of executed."""
+    """A child that is forked from a process which has imported its module instead of executed."""
 
-    def _start_process(self, output: BinaryIO) -> ForkedProcess:
-        environment = self.program.environment or {}
-        module = self.program.command[-1]
-        server = fork_servers.get(module, late_imports(module, environment))
-        return server.start(environment, output.fileno())
+    def _start_process(self, output: BinaryIO) -> subprocess.Popen[bytes]:
+        return fork_program(self.program, output)
+
+
+def fork_program(program: Program, output: BinaryIO) -> ForkedProcess:
+    """Fork a program of which the command ends with its module."""
+    environment = program.environment or {}
+    module = program.command[-1]
+    server = fork_servers.get(module, late_imports(module, environment))
+    return server.start(environment, output.fileno())
 
 
 class ForkServers:

@@ -56,6 +56,7 @@ class Stack:
         inherited = {k: v for k, v in os.environ.items() if k not in STACK_VARIABLES and not k.startswith("GRIDCAST_")}
         environment = {**inherited, **(env or {})}
         arguments = ["--port", str(self.port), "--data", str(data_dir), *options]
+        self.process: subprocess.Popen[bytes]
         with self._stdout_path.open("wb") as out, self._stderr_path.open("wb") as err:
             if forked and can_fork_with(environment):
                 self.process = forking_runner.start(environment, arguments, out.fileno(), err.fileno())
