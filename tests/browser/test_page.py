@@ -174,6 +174,7 @@ def test_no_camera_is_offered_where_none_is(browser: Browser) -> None:
 def test_upload_goes_on_after_the_network_was_away(browser: Browser) -> None:
     seen = browser.seen("offline")
     assert seen["chip"].startswith(("Offline", "Connecting", "Connected"))
+    assert seen["attempts"] == 2
     assert seen["info"]["sha256"] == browser.digest("large.bin")
 
 
