@@ -96,7 +96,7 @@ export class Player {
     this.speed.hidden = this.timeLink.hidden = !timed;
     this.pip.hidden = kind !== "video" || !document.pictureInPictureEnabled;
     this.showNeighbours();
-    if (kind === "other" || (kind === "image" && !isPicture(file)) || !canPlay(file)) return this.#cannot(file, kind);
+    if (!file.length || kind === "other" || (kind === "image" && !isPicture(file)) || !canPlay(file)) return this.#cannot(file, kind);
     if (kind === "text") {
       const text = await textOf(file, TEXT_BYTES, signal);
       const more = file.length > TEXT_BYTES ? el("p", { class: "small soft", text: `These are the first ${size(TEXT_BYTES)}. Download the file to see the rest.` }) : null;
@@ -162,11 +162,14 @@ export class Player {
   #cannot(file, kind) {
     const what = { video: "This browser cannot play this video", audio: "This browser cannot play this sound", image: "This browser cannot show this picture", pdf: navigator.pdfViewerEnabled ? "This PDF is too large to be shown here" : "This browser has no viewer for PDF" }[kind] ?? "There is no preview for this type of file";
     const codecs = file.media_facts?.codecs?.join(", ");
+    const type = `${file.content_type}${codecs ? ` (${codecs})` : ""}`;
+    const advice = `Download it and open it with a program on your machine${kind === "video" || kind === "audio" ? ", mpv or VLC for example" : ""}.`;
     const link_ = el("a", { class: "button primary", href: files.address(file), download: file.filename }, icon("download"), `Download (${size(file.length)})`);
     leadTo(link_, () => file, (error) => this.#fail(error));
     this.#media = null;
     this.speed.hidden = this.timeLink.hidden = this.pip.hidden = true;
-    this.stage.replaceChildren(el("div", { class: "cannot", role: "status" }, icon(iconOf(kind)), el("strong", { text: what }), el("p", { class: "soft", text: `${file.content_type}${codecs ? ` (${codecs})` : ""}. Download it and open it with a program on your machine${kind === "video" || kind === "audio" ? ", mpv or VLC for example" : ""}.` }), link_));
+    const said = file.length ? [el("strong", { text: what }), el("p", { class: "soft", text: `${type}. ${advice}` })] : [el("strong", { text: "This file is empty" }), el("p", { class: "soft", text: `${type}.` })];
+    this.stage.replaceChildren(el("div", { class: "cannot", role: "status" }, icon(iconOf(kind)), said, link_));
     link_.focus();
   }
 

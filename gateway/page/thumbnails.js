@@ -19,7 +19,9 @@ const waiting = [];
 /** Put the picture of a file on its place, if there is one and the place still shows it. */
 export async function showPicture(thumb, file, large) {
   const kind = kindOf(file);
-  const has = file.poster || (isPicture(file) && file.length <= MAX_IMAGE) || (kind === "video" && large) || hasCover(file, kind);
+  const isDrawable = (isPicture(file) && file.length <= MAX_IMAGE) || (kind === "video" && large) || hasCover(file, kind);
+  // A player asks for `bytes=0-`, which no range of an empty file satisfies (RFC 9110, 14.1.2): 416, and an error in the console.
+  const has = file.poster || (isDrawable && file.length > 0);
   if (!has) return;
   const row = thumb.closest(".file");
   const key = keyOf(file);

@@ -310,6 +310,7 @@ export class UploadPanel {
 
 /** Store a frame of a video, or the cover of a sound, beside it, so that no other browser has to draw one. Where that fails it has none. */
 async function makePoster(file, name) {
+  if (!file.size) return; // in an empty file a player finds no range, and says so in the console
   try {
     const picture = await (file.type.startsWith("video/") ? frame(file) : mayHaveCover(file.type) ? smallCover(reader(file), file.size, POSTER_EDGE) : null);
     if (picture) await files.setPoster(name, picture);

@@ -27,7 +27,7 @@ GROUPS = (
     "drop,paste,queue,search,details,errors",
     "folders,together",
     "offline,reload,token,themes",
-    "windows,keyboard,player",
+    "windows,keyboard,player,empty",
     "sockets,operations,changes",
     "rename,camera,nocamera",
     "axe",
@@ -174,6 +174,7 @@ def test_no_camera_is_offered_where_none_is(browser: Browser) -> None:
 def test_upload_goes_on_after_the_network_was_away(browser: Browser) -> None:
     seen = browser.seen("offline")
     assert seen["chip"].startswith(("Offline", "Connecting", "Connected"))
+    assert seen["attempts"] == 2
     assert seen["info"]["sha256"] == browser.digest("large.bin")
 
 
@@ -220,6 +221,14 @@ def test_player_plays_shows_and_says_what_it_cannot(browser: Browser) -> None:
     assert seen["pip"] is True
     assert seen["seen"][:3] == ["2.avi", "This browser cannot play this video", "2.avi"]
     assert seen["seen"][3:] == ["3.mp3", "4.png", "5.txt", "6.pdf"]
+    assert seen["errors"] == []
+
+
+def test_nothing_is_read_of_an_empty_file(browser: Browser) -> None:
+    """No range of it can be satisfied: a player's request is answered with 416, which is an error in the console."""
+    seen = browser.seen("empty")
+    assert seen["said"] == ["This file is empty"] * 3
+    assert seen["asked"] == []
     assert seen["errors"] == []
 
 
