@@ -22,7 +22,7 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, Child, Program
 from deploy.local.programs import readiness_error
-from tests.support.fork_server import ForkedProcess, ForkServer, ForkTree, connect_to_tree
+from tests.support.fork_server import ForkServer, ForkTree, connect_to_tree
 
 READY_TIMEOUT = 30.0
 LOG_TAIL_BYTES = 4000
@@ -34,7 +34,7 @@ _logs_to_show: dict[Path, str] = {}
 class ForkedChild(Child):
     """A child that is forked from a process which has imported its module, the last word of its command, instead of executed."""
 
-    def _start_process(self, output: BinaryIO) -> ForkedProcess:
+    def _start_process(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         environment = self.program.environment or {}
         module = self.program.command[-1]
         server = fork_servers.get(module, late_imports(module, environment))
