@@ -4,17 +4,15 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from deploy.local.ports import free_ports
 from deploy.local.processes import PROJECT_ROOT
 from services.common.auth.rights import VERBS
 from services.common.variables import VARIABLES
+from tests.support.processes import run_module
 from tests.support.stack import Stack, run_forked_stack
 from tests.support.tokens import SECRET
 from tests.support.websocket_client import WebSocketClient
@@ -32,10 +30,9 @@ def settings_of_the_page() -> dict[str, str]:
 
 def mint(settings: dict[str, str], *arguments: str) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")} | settings
-    command = [sys.executable, "-m", "gateway.token", *arguments]
-    return subprocess.run(
-        command, env=env, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=60
-    ).stdout.strip()
+    done = run_module("gateway.token", *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 async def use(stack: Stack, headers: dict[str, str]) -> None:
@@ -77,18 +74,8 @@ def test_open_on_loopback_and_closed_by_two_settings(tmp_path: Path) -> None:
 
 
 def test_an_instance_that_others_reach_does_not_start_open(tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-    (port,) = free_ports(1)
-    run = subprocess.run(
-        [sys.executable, "-m", "deploy.local", "--data", str(tmp_path / "data"), "--port", str(port)],
-        cwd=PROJECT_ROOT,
-        env={**env, "GRIDCAST_PUBLIC_ADDRESS": "0.0.0.0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert run.returncode == 1
+    with run_forked_stack(tmp_path / "data", env={"GRIDCAST_PUBLIC_ADDRESS": "0.0.0.0"}, up=False) as stack:
+        assert stack.process.wait(120) == 1
     logs = [path.read_text("utf-8") for path in (tmp_path / "data/logs").glob("*-1.log")]
     # The run ends with the first of them; another one may not have come to write its sentence.
     assert any("set GRIDCAST_AUTH=hs256 and GRIDCAST_AUTH_SECRET" in text for text in logs)

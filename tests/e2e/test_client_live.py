@@ -17,6 +17,7 @@ import pytest
 from gridcast import Client, NewLive, TransferProgress
 from gridcast.errors import FileMissing, InvalidRequest, NameConflict
 from services.common.store.limits import BLOCK_SIZE
+from tests.support.client_package import run_gridcast
 from tests.support.client_shells import Shell, open_shell
 from tests.support.live_client import media_of
 from tests.support.stack import Stack, run_forked_stack
@@ -172,11 +173,16 @@ def test_other_media_and_other_sources_are_refused(shell: Shell) -> None:
     shell.call("discard_live", other.id)
 
 
-def start_command(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
+def environment(stack: Stack) -> dict[str, str]:
+    """That of a command."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
+    return {**env, "GRIDCAST_URL": stack.url}
+
+
+def start_command(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "gridcast.cli", "live", *arguments, "--json"],
-        env={**env, "GRIDCAST_URL": stack.url},
+        env=environment(stack),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -204,10 +210,9 @@ def test_the_command_sends_a_file(live_stack: Stack, live_sample: Path, ffmpeg: 
 
 def test_the_command_sends_standard_input(live_stack: Stack, sample: bytes) -> None:
     path = new_path()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")}
     done = subprocess.run(
         [sys.executable, "-m", "gridcast.cli", "live", "send", "-", path, "--title", "x"],
-        env={**env, "GRIDCAST_URL": live_stack.url, "PATH": ""},
+        env={**environment(live_stack), "PATH": ""},
         input=sample,
         capture_output=True,
         timeout=60,
@@ -229,7 +234,6 @@ def test_the_command_administers_streams(live_stack: Stack) -> None:
         (["send", "/nothing.mp4", new_path()], 1, ""),
         (["send", "-", new_path(), "--encode"], 2, ""),
     ):
-        command = start_command(live_stack, *arguments)
-        out, notes = command.communicate("", timeout=30)
-        assert command.returncode == code, (arguments, out, notes)
-        assert found in out
+        done = run_gridcast("live", *arguments, "--json", env=environment(live_stack))
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        assert found in done.stdout

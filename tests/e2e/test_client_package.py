@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_interpreters import INTERPRETERS, VERSIONS
-from tests.support.client_package import ClientEnvironment, create_environment
+from tests.support.client_package import ClientEnvironment, install_wheel
 from tests.support.npm import require_packages
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +123,7 @@ size: str = client.info("a").length  # wrong
 for event in client.listen(): print(event.data)  # wrong
 gridcast.Nothing  # wrong
 """
+HELP_SECONDS, IMPORT_SECONDS = 0.25, 0.15
 WITHOUT_REDIS_SCRIPT = """
 import sys
 sys.modules["redis"] = None
@@ -230,9 +231,11 @@ def test_without_its_extra_the_command_names_it(client_environment: ClientEnviro
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_wheel_installs_alone_on_every_cpython(version: str, tmp_path: Path) -> None:
+def test_the_wheel_installs_alone_on_every_cpython(
+    client_environment: ClientEnvironment, version: str, tmp_path: Path
+) -> None:
     """On those that this machine has: the command starts, and what users import is there."""
-    environment = create_environment(tmp_path / "made", "cli", str(INTERPRETERS[version]))
+    environment = install_wheel(client_environment.wheel, tmp_path / "made", "cli", str(INTERPRETERS[version]))
     done = environment.run("-m", "gridcast.cli", "--version", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     script = "import sys, gridcast\nfor name in gridcast.__all__: getattr(gridcast, name)\nprint(sys.version_info[:2])"
@@ -241,10 +244,10 @@ def test_the_wheel_installs_alone_on_every_cpython(version: str, tmp_path: Path)
     assert done.stdout == f"({major}, {minor})\n", done.stderr
 
 
-def best_seconds(command: list[str], folder: Path) -> float:
-    """The shortest of ten runs: the others waited for a core."""
-    seconds = []
-    for _ in range(10):
+def best_seconds(command: list[str], folder: Path, limit: float) -> float:
+    """The shortest of ten runs, or the first within the limit: the others compiled modules or waited for a core."""
+    seconds: list[float] = []
+    while len(seconds) < 10 and min(seconds, default=limit + 1) > limit:
         began = time.perf_counter()
         subprocess.run(command, cwd=folder, env={"PATH": os.defpath}, check=True, capture_output=True, timeout=30)
         seconds.append(time.perf_counter() - began)
@@ -253,11 +256,12 @@ def best_seconds(command: list[str], folder: Path) -> float:
 
 def test_help_and_import_are_quick(command_line_environment: ClientEnvironment, tmp_path: Path) -> None:
     python = str(command_line_environment.python)
-    help_seconds = best_seconds([str(command_line_environment.python.with_name("gridcast")), "--help"], tmp_path)
-    import_seconds = best_seconds([python, "-c", "import gridcast"], tmp_path)
+    command = str(command_line_environment.python.with_name("gridcast"))
+    help_seconds = best_seconds([command, "--help"], tmp_path, HELP_SECONDS)
+    import_seconds = best_seconds([python, "-c", "import gridcast"], tmp_path, IMPORT_SECONDS)
     print(f"gridcast --help {help_seconds:.3f} s, import gridcast {import_seconds:.3f} s")
-    assert help_seconds <= 0.25
-    assert import_seconds <= 0.15
+    assert help_seconds <= HELP_SECONDS
+    assert import_seconds <= IMPORT_SECONDS
     run = command_line_environment.run("-c", LAZY_SCRIPT, folder=tmp_path)
     assert run.returncode == 0, run.stderr
 

@@ -1,4 +1,8 @@
-"""The local run: it starts, keeps its data, reports a failure in one line, and leaves no process."""
+"""The local run: it starts, keeps its data, reports a failure in one line, and leaves no process.
+
+What a run hands on to its processes, and how they end with it, is shown by runs that are executed as users do; restarts, messages
+and exit codes by the same runner with services that are forked (`Forked`), which takes a fifth of the CPU time.
+"""
 
 import contextlib
 import os
@@ -20,7 +24,7 @@ from deploy.local.ports import HOST, free_ports
 from tests.conftest import CLIENT_SOURCE
 from tests.support.databases import TEST_STORE
 from tests.support.programs import require_program
-from tests.support.stack import Stack, run_stack
+from tests.support.stack import Forked, Stack, run_forked_stack, run_stack
 from tests.support.waiting import eventually
 
 RUN_MARKER_VARIABLE = "TEST_RUN_MARK"
@@ -46,15 +50,18 @@ def run_marker_env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def find_marked_processes(env: dict[str, str]) -> list[int]:
-    """The processes of a run; redis-server, which overwrites its environment, by its working directory."""
+    """The processes of a run; redis-server, which overwrites its environment, by its working directory, forks by their output."""
     folder = env[RUN_MARKER_VARIABLE]
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = (process / "environ").read_bytes().split(b"\0")
-            inside = (process / "cwd").readlink().is_relative_to(folder)
+            places = [(process / "cwd").readlink()]
         except OSError:
             continue
+        with contextlib.suppress(OSError):  # it may have closed its output
+            places.append((process / "fd/1").readlink())
+        inside = any(place.is_relative_to(folder) for place in places)
         if inside or f"{RUN_MARKER_VARIABLE}={folder}".encode() in variables:
             found.append(int(process.name))
     return sorted(found)
@@ -114,13 +121,13 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRuns]:
         first_log_lines.append((logs / "stream-1.log").read_text().partition("\n")[0])
 
     with mark_runs(folder) as env:
-        with run_stack(data, env=env) as stack:
+        with run_forked_stack(data, env=env) as stack:
             created = httpx.post(
                 f"{stack.url}/file/upload", files={"file": ("v.webm", content)}, data={"folder": "demo"}
             )
             assert created.status_code == 201, created.text
             note(stack)
-        with run_stack(data, env=env) as stack:
+        with run_forked_stack(data, env=env) as stack:
             found = httpx.get(f"{stack.url}/file/stream", params={"filename": "v.webm", "folder": "demo"})
             note(stack)
         yield TwoRuns(data, content, found, urls, first_log_lines)
@@ -142,26 +149,68 @@ def sighup_disposition(disposition: signal.Handlers) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_stops_children_in_reverse_order(
-    tmp_path: Path, run_marker_env: dict[str, str], number: signal.Signals
-) -> None:
+@dataclass(frozen=True)
+class StoppedRun:
+    """What was seen of a run with two replicas of most services, and of its end by a signal."""
+
+    pids: set[int]
+    """Those that it has printed, and its own."""
+    marked: set[int]
+    runner_group: int
+    child_groups: set[int]
+    code: int
+    left: list[int]
+    """The processes that were there when it had ended."""
+    stopped: list[str]
+    errors: str
+
+
+def stop_run(data: Path, env: dict[str, str], number: signal.Signals, forked: Forked) -> StoppedRun:
+    options = ("--sockets", "2", "--streams", "2", "--uploads", "2")
     with (
         sighup_disposition(signal.SIG_DFL),
-        run_stack(tmp_path / "data", "--sockets", "2", "--streams", "2", "--uploads", "2", env=run_marker_env) as stack,
+        run_stack(data, *options, env=env, forked=forked) as stack,
     ):
-        assert {*stack.pids.values(), stack.process.pid} == set(find_marked_processes(run_marker_env))
-        assert stack.terminate(number) == 0
-        assert find_marked_processes(run_marker_env) == []
-        stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
-        assert stopped == ["gateway", "live", "socket", "stream", "upload", "redis-server", "mongod"]
-        assert stack.stderr == ""
+        children = set(stack.pids.values())
+        marked = set(find_marked_processes(env))
+        runner_group, child_groups = os.getpgid(stack.process.pid), {os.getpgid(pid) for pid in children}
+        code = stack.terminate(number)
+        left = find_marked_processes(env)
+    stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
+    pids = {*children, stack.process.pid}
+    return StoppedRun(pids, marked, runner_group, child_groups, code, left, stopped, stack.stderr)
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> StoppedRun:
+    """A run as users have it, all of whose processes are executed, ended by Ctrl-C."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with mark_runs(folder) as env:
+        run = stop_run(folder / "data", env, signal.SIGINT, Forked.NOTHING)
+    shutil.rmtree(folder / "data/mongo", ignore_errors=True)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_stops_children_in_reverse_order(
+    request: pytest.FixtureRequest, tmp_path: Path, run_marker_env: dict[str, str], number: signal.Signals
+) -> None:
+    run: StoppedRun = (
+        request.getfixturevalue("interrupted_run")
+        if number == signal.SIGINT
+        else stop_run(tmp_path / "data", run_marker_env, number, Forked.SERVICES)
+    )
+    assert run.pids == run.marked
+    assert run.code == 0
+    assert run.left == []
+    assert run.stopped == ["gateway", "live", "socket", "stream", "upload", "redis-server", "mongod"]
+    assert run.errors == ""
 
 
 def test_run_under_nohup_outlives_its_terminal(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     with (
         sighup_disposition(signal.SIG_IGN),
-        run_stack(tmp_path / "data", env=run_marker_env) as stack,
+        run_stack(tmp_path / "data", "--store", "files", env=run_marker_env, forked=Forked.SERVICES) as stack,
     ):
         stack.process.send_signal(signal.SIGHUP)
         # A child that ends wakes the supervisor: what it does then comes after the first signal.
@@ -176,20 +225,20 @@ def test_killed_runner_leaves_no_child_and_no_lock(tmp_path: Path, run_marker_en
         assert len(stack.pids) == 7
         stack.process.kill()
         stack.process.wait(10)
-        with run_stack(data, env=run_marker_env) as again:
+        with run_forked_stack(data, env=run_marker_env) as again:
             assert not set(stack.pids.values()) & set(find_marked_processes(run_marker_env))
             assert again.terminate() == 0
 
 
 def test_signal_during_start_stops_the_started_children(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    with run_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
         eventually(lambda: "mongod" in stack.pids)
         assert stack.terminate(signal.SIGINT) == 0
         assert find_marked_processes(run_marker_env) == []
 
 
 def test_second_interrupt_kills_hanging_children(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    with run_stack(tmp_path / "data", env=run_marker_env) as stack:
+    with run_forked_stack(tmp_path / "data", env=run_marker_env) as stack:
         os.kill(stack.pids["stream-1"], signal.SIGSTOP)
         stack.process.send_signal(signal.SIGINT)
         eventually(lambda: "socket        stopped" in stack.stdout)
@@ -204,7 +253,7 @@ def wait_for_restart(stack: Stack, name: str, old_pid: int) -> None:
 
 def test_killed_children_are_restarted(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     """Each on its port, and with its data."""
-    with run_stack(tmp_path / "data", env=run_marker_env) as stack:
+    with run_forked_stack(tmp_path / "data", env=run_marker_env) as stack:
         httpx.put(f"{stack.url}/file/stream?filename=a", content=b"kept").raise_for_status()
         for name in ("mongod", "redis-server", "stream-1", "gateway"):
             before, urls = stack.pids, stack.urls
@@ -220,7 +269,7 @@ def test_killed_children_are_restarted(tmp_path: Path, run_marker_env: dict[str,
 
 
 def test_child_that_ends_too_often_ends_the_run(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    with run_stack(tmp_path / "data", env=run_marker_env) as stack:
+    with run_forked_stack(tmp_path / "data", "--store", "files", env=run_marker_env) as stack:
 
         def ended() -> bool:
             with contextlib.suppress(ProcessLookupError):
@@ -239,7 +288,7 @@ def test_databases_keep_their_ports(two_runs: TwoRuns) -> None:
     for name in ("mongod", "redis-server"):
         assert first[name] == second[name]
     port = int(first["redis-server"].rpartition(":")[2].partition("/")[0])
-    with closing(socket.create_server((HOST, port))), run_stack(two_runs.data) as stack:
+    with closing(socket.create_server((HOST, port))), run_forked_stack(two_runs.data) as stack:
         assert stack.urls["mongod"] == first["mongod"]
         assert stack.urls["redis-server"] != first["redis-server"]
         assert stack.terminate() == 0
@@ -249,14 +298,14 @@ def test_occupied_port_is_reported_before_anything_starts(tmp_path: Path, run_ma
     (port,) = free_ports(1)
     with (
         closing(socket.create_server((HOST, port))),
-        run_stack(tmp_path / "data", env=run_marker_env, port=port, up=False) as stack,
+        run_forked_stack(tmp_path / "data", env=run_marker_env, port=port, up=False) as stack,
     ):
         assert f"port {port} is already taken" in wait_for_error_line(stack)
         assert stack.stdout == ""
 
 
 def test_second_run_on_one_data_dir_is_refused(stack: Stack, run_marker_env: dict[str, str]) -> None:
-    with run_stack(stack.data_dir, "--store", TEST_STORE, env=run_marker_env, up=False) as second:
+    with run_forked_stack(stack.data_dir, "--store", TEST_STORE, env=run_marker_env, up=False) as second:
         assert f"{stack.data_dir} is in use by another run" in wait_for_error_line(second)
         assert httpx.get(f"{stack.url}/readyz").status_code == 200
 
@@ -286,7 +335,7 @@ def test_data_dir_of_another_program_is_refused(
     foreign = tmp_path / "data" / path
     foreign.parent.mkdir(parents=True)
     foreign.write_text('{"logs": ["../../other.log"], "ports": {}}')
-    with run_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", env=run_marker_env, up=False) as stack:
         assert reason in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
     assert foreign.exists()
@@ -295,7 +344,7 @@ def test_data_dir_of_another_program_is_refused(
 def test_uncreatable_data_dir_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     data = tmp_path / "data"
     data.write_text("in the way")
-    with run_stack(data, env=run_marker_env, up=False) as stack:
+    with run_forked_stack(data, env=run_marker_env, up=False) as stack:
         assert "cannot be used" in wait_for_error_line(stack)
 
 
@@ -332,7 +381,7 @@ def test_all_missing_programs_are_reported_at_once(
 
 def test_the_ingest_needs_ffmpeg(tmp_path: Path, run_marker_env: dict[str, str], program_dir: Path) -> None:
     env = {**run_marker_env, "PATH": str(program_dir)}
-    with run_stack(tmp_path / "data", "--ingest", env=env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", "--ingest", env=env, up=False) as stack:
         assert wait_for_error_line(stack) == "gridcast: INGEST=1 needs ffmpeg, which is not installed"
         assert " ready " not in stack.stdout, "nothing was started"
 
@@ -340,7 +389,8 @@ def test_the_ingest_needs_ffmpeg(tmp_path: Path, run_marker_env: dict[str, str],
 def test_the_ingest_is_restarted_with_its_key(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     require_program("ffmpeg", "ffmpeg")
     (port,) = free_ports(1)
-    with run_stack(tmp_path / "data", "--ingest", env={**run_marker_env, "INGEST_RTMP_PORT": str(port)}) as stack:
+    env = {**run_marker_env, "INGEST_RTMP_PORT": str(port)}
+    with run_forked_stack(tmp_path / "data", "--store", "files", "--ingest", env=env) as stack:
         eventually(lambda: "ingest" in stack.urls, 30.0, "it is ready; the address of the gateway is printed before")
         key = (tmp_path / "data/ingest_key").read_text("ascii")
         assert stack.urls["ingest"] == f"rtmp://127.0.0.1:{port}/live/{key}"
@@ -369,7 +419,7 @@ def test_files_store_where_no_mongod_can_be_had(
         reason = f"mongod cannot run here ({error})"
     data = tmp_path / "data"
     content = os.urandom(700_000)
-    with run_stack(data, env=env) as stack:
+    with run_stack(data, env=env, forked=Forked.SERVICES) as stack:
         assert store_line(stack) == f"store: files, because {reason}; STORE=gridfs chooses the other"
         assert "mongod" not in stack.pids
         httpx.put(f"{stack.url}/file/stream?filename=a", content=content).raise_for_status()
@@ -379,7 +429,7 @@ def test_files_store_where_no_mongod_can_be_had(
         stopped = [line.split()[0] for line in stack.stdout.splitlines() if line.endswith(" stopped")]
         assert stopped == ["gateway", "live", "socket", "stream", "upload", "redis-server"]
         assert stack.stderr == ""
-    with run_stack(data, env=run_marker_env) as stack:
+    with run_forked_stack(data, env=run_marker_env) as stack:
         assert store_line(stack) == f"store: files, because {data / 'files'} has data; STORE=gridfs chooses the other"
         assert httpx.get(f"{stack.url}/file/stream?filename=a").content == content
 
@@ -387,7 +437,7 @@ def test_files_store_where_no_mongod_can_be_had(
 def test_files_of_others_are_not_taken_for_a_store(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     (tmp_path / "data" / "files").mkdir(parents=True)
     (tmp_path / "data" / "files" / "mine.txt").write_text("mine")
-    with run_stack(tmp_path / "data", "--store", "files", env=run_marker_env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", "--store", "files", env=run_marker_env, up=False) as stack:
         assert "files that no files store made" in wait_for_error_line(stack)
 
 
@@ -398,7 +448,7 @@ def test_program_with_a_missing_library_is_reported(
         program_dir / "mongod", 'echo "mongod: error while loading shared libraries: libcurl.so.4" >&2; exit 127'
     )
     env = {**run_marker_env, "PATH": f"{program_dir}:{os.environ['PATH']}"}
-    with run_stack(tmp_path / "data", "--store", "gridfs", env=env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", "--store", "gridfs", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
         assert "mongod cannot be started: mongod: error while loading shared libraries: libcurl.so.4" in line
         assert "libcurl4" in line
@@ -410,32 +460,32 @@ def test_database_that_fails_to_start_is_reported(tmp_path: Path, run_marker_env
     data.mkdir()
     (data / "mongo").mkdir()
     (data / "mongo" / "storage.bson").write_bytes(b"not what mongod wrote")
-    with run_stack(data, env=run_marker_env, up=False) as stack:
+    with run_forked_stack(data, env=run_marker_env, up=False) as stack:
         assert "mongod ended with exit code" in wait_for_error_line(stack)
 
 
 def test_unreachable_mongodb_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
     (port,) = free_ports(1)
     env = {**run_marker_env, "MONGODB_URI": f"mongodb://me:hidden@{HOST}:{port}/"}
-    with run_stack(tmp_path / "data", env=env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", env=env, up=False) as stack:
         line = wait_for_error_line(stack)
         assert "the MongoDB of MONGODB_URI does not respond" in line
         assert "hidden" not in line
 
 
 def test_service_that_fails_to_start_is_reported(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    with run_stack(tmp_path / "data", env={**run_marker_env, "GRIDCAST_LOG_LEVEL": "chatty"}, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", env={**run_marker_env, "GRIDCAST_LOG_LEVEL": "chatty"}, up=False) as stack:
         assert "-1 ended with exit code 1" in wait_for_error_line(stack)
         assert find_marked_processes(run_marker_env) == []
 
 
 def test_invalid_arguments_are_refused(tmp_path: Path, run_marker_env: dict[str, str]) -> None:
-    with run_stack(tmp_path / "data", "--sockets", "0", env=run_marker_env, up=False) as stack:
+    with run_forked_stack(tmp_path / "data", "--sockets", "0", env=run_marker_env, up=False) as stack:
         assert stack.process.wait(30) == 2
         assert "'0' is not a number from 1 to 16" in stack.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="process groups are looked up in /proc")
-def test_ctrl_c_at_the_terminal_reaches_the_runner_only(stack: Stack) -> None:
-    group = os.getpgid(stack.process.pid)
-    assert group not in {os.getpgid(pid) for pid in stack.pids.values()}
+def test_ctrl_c_at_the_terminal_reaches_the_runner_only(interrupted_run: StoppedRun) -> None:
+    assert len(interrupted_run.child_groups) == len(interrupted_run.pids) - 1
+    assert interrupted_run.runner_group not in interrupted_run.child_groups

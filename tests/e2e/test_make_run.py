@@ -39,12 +39,14 @@ def source_copy(tmp_path: Path) -> Path:
     return folder
 
 
-def copy_sources(folder: Path) -> Path:
-    """Copy what `make run` needs, without an environment."""
+def copy_sources(folder: Path, *, compiled: bool = False) -> Path:
+    """Copy what `make run` needs, without an environment. `compiled`: with the bytecode that is there, as after a run."""
     folder.mkdir()
+    unfinished = "*.pyc.*"  # what another process is writing
+    ignored = shutil.ignore_patterns(unfinished if compiled else "__pycache__")
     for part in SOURCE_PATHS:
         if (PROJECT_ROOT / part).is_dir():
-            shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=ignored)
         else:
             shutil.copy2(PROJECT_ROOT / part, folder / part)
     # Older than the environment, whenever they were checked out.
@@ -141,14 +143,14 @@ def test_missing_servers_are_named_before_anything_is_installed(
     assert not (folder / ".venv").exists()
 
 
-def run_copy(folder: Path, tmp_path: Path) -> AbstractContextManager[Stack]:
+def run_copy(folder: Path, tmp_path: Path, *options: str) -> AbstractContextManager[Stack]:
     """The stack of a copy of the sources, with --reload."""
     paths = f"{folder}{os.pathsep}{folder / 'clients/python/src'}"
-    return run_stack(tmp_path / "data", "--reload", env={"PYTHONPATH": paths}, cwd=folder)
+    return run_stack(tmp_path / "data", "--reload", *options, env={"PYTHONPATH": paths}, cwd=folder)
 
 
 def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
-    folder = copy_sources(tmp_path / "copy")
+    folder = copy_sources(tmp_path / "copy", compiled=True)
     with run_copy(folder, tmp_path) as stack:
         before = stack.pids
 
@@ -177,10 +179,10 @@ def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
 
 
 def test_reload_of_broken_code_waits_for_the_next_change(tmp_path: Path) -> None:
-    folder = copy_sources(tmp_path / "copy")
+    folder = copy_sources(tmp_path / "copy", compiled=True)
     source = folder / "services/stream/api.py"
     text = source.read_text("utf-8")
-    with run_copy(folder, tmp_path) as stack:
+    with run_copy(folder, tmp_path, "--store", "files") as stack:
         pid = stack.pids["stream-1"]
         source.write_text(f"{text}\nthis is(\n", "utf-8")
         eventually(lambda: "SyntaxError: '(' was never closed" in stack.stdout, 30.0, "the error is reported")
@@ -190,4 +192,3 @@ def test_reload_of_broken_code_waits_for_the_next_change(tmp_path: Path) -> None
         eventually(lambda: stack.pids["stream-1"] != pid, 30.0, "it is ready again")
         assert stack.terminate() == 0
         assert stack.stderr == ""
-    shutil.rmtree(tmp_path / "data" / "mongo")

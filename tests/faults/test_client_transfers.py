@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.client_package import start_gridcast
 from tests.support.counting_proxy import CountingProxy, run_counting_proxy
 from tests.support.process_stats import peak_memory
 from tests.support.sizes import MIB
@@ -74,15 +74,14 @@ class Command:
     """A command of the client that is killed and started again, until it has ended by itself."""
 
     def __init__(self, folder: Path, url: str, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", "gridcast.cli", *arguments]
+        self._arguments = arguments
         self._env = {**os.environ, "GRIDCAST_URL": url, "XDG_STATE_HOME": str(folder / "state")}
         self._log = folder / "client.log"
         self.peak = 0
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        return start_gridcast(*self._arguments, env=self._env, output=self._log)
 
     def poll(self) -> int | None:
         """Measure the memory and return the exit code, None while it runs."""

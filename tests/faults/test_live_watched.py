@@ -32,6 +32,7 @@ from tests.support.postgresql import run_postgresql
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.programs import require_program
 from tests.support.redis_commands import send_redis_commands
+from tests.support.shared_folders import make_once
 from tests.support.waiting import eventually
 
 PACKAGES = {"playwright-core": "1.65.1"}
@@ -147,15 +148,20 @@ def watching(watcher: list[str], url: str, stream_id: str, seconds: float) -> It
             process.terminate()
 
 
-def record(ffmpeg: str, path: Path, seconds: int) -> list[bytes]:
-    """What a recorder gives: the initialisation, and fragments of one second of H.264 and AAC that begin with a key frame."""
+def encode(ffmpeg: str, path: Path, seconds: int) -> None:
+    """Write fragments of one second of H.264 and AAC that begin with a key frame."""
     picture = f"testsrc=size=160x90:rate=25:duration={seconds}"
     command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", picture]
     command += ["-f", "lavfi", "-i", f"sine=duration={seconds}", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25"]
     command += ["-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "48k", "-f", "mp4"]
     command += ["-movflags", "frag_keyframe+empty_moov+default_base_moof", str(path)]
     subprocess.run(command, check=True, timeout=100)
-    data, pieces, position = path.read_bytes(), [b""], 0
+
+
+def record(ffmpeg: str, factory: pytest.TempPathFactory, seconds: int) -> list[bytes]:
+    """What a recorder gives: the initialisation, and the fragments."""
+    folder = make_once(factory, f"watched-{seconds}", lambda folder: encode(ffmpeg, folder / "sample.mp4", seconds))
+    data, pieces, position = (folder / "sample.mp4").read_bytes(), [b""], 0
     while position < len(data):
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if kind == b"moof":
@@ -204,10 +210,15 @@ class ListReader:
 @pytest.mark.parametrize(("seconds", "kill_seconds"), [SHORT, LONG])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost_and_the_player_stays(
-    product: Product, watcher: list[str], ffmpeg: str, tmp_path: Path, seconds: int, kill_seconds: float
+    product: Product,
+    watcher: list[str],
+    ffmpeg: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    seconds: int,
+    kill_seconds: float,
 ) -> None:
     dice = random.Random(17)
-    pieces = record(ffmpeg, tmp_path / "sample.mp4", seconds)
+    pieces = record(ffmpeg, tmp_path_factory, seconds)
     client = make_stream(product.replicas.services[0], filename="watched.mp4")
     sender = TusSender(client, product.replicas, dice)
     lists = ListReader(product.gateway, client)

@@ -16,10 +16,15 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.support.processes import run_module
+from tests.support.processes import run_module, start_module
 from tests.support.shared_folders import make_once
 
 CLIENT_DIR = Path(__file__).parents[2] / "clients/python"
+EXTRAS = ("redis", "cli")
+PACKAGES = ("gridcast.cli", "gridcast.cli.commands")
+"""What a command imports when it runs."""
+HAS_PIP = "import pip; assert tuple(map(int, pip.__version__.split('.')[:2])) >= (22, 3)"
+"""Whether an interpreter has a pip that installs into the environment of another one."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +61,42 @@ def command_line_environment(tmp_path_factory: pytest.TempPathFactory) -> Client
 
 def shared_environment(factory: pytest.TempPathFactory, extra: str) -> ClientEnvironment:
     """The environment with that extra, which the whole run shares."""
-    folder = make_once(factory, f"client-{extra}", lambda folder: create_environment(folder, extra))
-    (wheel,) = folder.glob("wheels/gridcast-*.whl")
+    (wheel,) = make_once(factory, "client-wheels", pack_wheels).glob("gridcast-*.whl")
+    folder = make_once(factory, f"client-{extra}", lambda folder: install_wheel(wheel, folder / "environment", extra))
     return ClientEnvironment(wheel, folder / "environment/bin/python")
 
 
 def run_gridcast(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `python -m gridcast.cli` of this tree with the options of `run_module`."""
-    return run_module("gridcast.cli", *arguments, packages=("gridcast.cli", "gridcast.cli.commands"), **options)
+    return run_module("gridcast.cli", *arguments, packages=PACKAGES, **options)
 
 
-def create_environment(folder: Path, extra: str, interpreter: str = sys.executable) -> ClientEnvironment:
-    """An environment of an interpreter with the wheel and one of its extras."""
+def start_gridcast(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start what `run_gridcast` runs, with the options of `start_module`."""
+    return start_module("gridcast.cli", *arguments, packages=PACKAGES, **options)
+
+
+def pack_wheels(folder: Path) -> None:
+    """Build the wheel, and pack what it requires with its extras beside it."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: make setup")
-    wheels = folder / "wheels"
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(CLIENT_DIR))
-    (wheel,) = wheels.iterdir()
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(CLIENT_DIR))
+    (wheel,) = folder.iterdir()
     (metadata_of_wheel,) = metadata.distributions(path=[str(wheel)])
-    for name in _required(metadata_of_wheel.requires or [], {extra}, {}):
-        _pack(metadata.distribution(name), wheels)
-    environment = folder / "environment"
+    for name in _required(metadata_of_wheel.requires or [], set(EXTRAS), {}):
+        _pack(metadata.distribution(name), folder)
+
+
+def install_wheel(wheel: Path, environment: Path, extra: str, interpreter: str = sys.executable) -> ClientEnvironment:
+    """Make an environment of an interpreter with the wheel, which lies in a folder of `pack_wheels`, and one of its extras."""
     subprocess.run([interpreter, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
     python = environment / "bin/python"
-    wanted = ["install", "--no-index", "--find-links", str(wheels), f"gridcast[{extra}]"]
-    if interpreter == sys.executable:
-        _pip("--python", str(python), *wanted)
-    else:  # the pip of this process may be too old for that interpreter, and each brings its own
+    # Most of the modules, which are those of Pygments, are never imported: to compile all takes 5 s of CPU.
+    wanted = ["install", "--no-compile", "--no-index", "--find-links", str(wheel.parent), f"gridcast[{extra}]"]
+    # The pip of this process may be too old for another interpreter, and each brings its own.
+    is_own = Path(interpreter).resolve() == Path(sys.executable).resolve()
+    if is_own or subprocess.run([interpreter, "-c", HAS_PIP], capture_output=True, check=False).returncode == 0:
+        _pip("--python", str(python), *wanted, interpreter=interpreter)
+    else:
         subprocess.run([str(python), "-m", "ensurepip"], check=True, capture_output=True, timeout=100)
         _pip(*wanted, interpreter=str(python))
     return ClientEnvironment(wheel, python)

@@ -1,7 +1,7 @@
 """`python -m deploy.local` for tests of the product: its services are forks of the run's tree (`fork_server`).
 
-The runner is such a fork itself. It supervises, logs and stops as always: only the start of a service differs. A service still ends
-with the runner, because its connection to the tree does.
+The runner is such a fork itself, or executed (`execution`), for tests of what it inherits. It supervises, logs and stops as always:
+only the start of a service differs. A service still ends with the runner, because its connection to the tree does.
 """
 
 import os
@@ -47,6 +47,11 @@ def start(environment: Mapping[str, str], arguments: Sequence[str], output: int,
     """Start a runner with this environment. Its output and its errors go to these descriptors."""
     environment = {**environment, TREE_VARIABLE: fork_servers.address}
     return fork_servers.get(__name__).start(environment, output, *arguments, errors=errors)
+
+
+def execution(environment: Mapping[str, str], arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a runner that is executed."""
+    return [sys.executable, "-m", __name__, *arguments], {**environment, TREE_VARIABLE: fork_servers.address}
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ Node = File | Folder
 
 def apply(data: bytes, changes: list[Change]) -> bytes:
     """The bytes after these changes."""
+    if not changes:
+        return data
     content = bytearray(data)
     for change in changes:
         if change.data is None:

@@ -1,7 +1,7 @@
 """Runs the whole stack with `python -m deploy.local`, as a user does.
 
 Fixture `stack` for tests of the product, context managers `run_forked_stack` for those with settings of their own, and `run_stack`
-for tests of the runner itself.
+for tests of the runner itself, which say what of the run may be forked.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, die_with_parent_command
 from tests.support import forking_runner
 from tests.support.databases import TEST_STORE
-from tests.support.processes import can_fork_with, show_log_on_failure
+from tests.support.processes import CAN_FORK, can_fork_with, show_log_on_failure
 from tests.support.waiting import eventually
 
 START_TIMEOUT = 60.0
@@ -31,11 +32,22 @@ STACK_VARIABLES = ("PORT", "DATA", "STORE", "MONGODB_URI", "REDIS_URL")
 """Variables of the caller that would change the run."""
 
 
+class Forked(Enum):
+    """What of a run is forked from processes that have imported it (`tests.support.forking_runner`), where that can be done.
+
+    SERVICES takes a fifth of the CPU time of a run, RUNNER a sixth. Databases are executed always.
+    """
+
+    NOTHING = auto()
+    SERVICES = auto()
+    RUNNER = auto()
+    """And the services. The runner has the signal dispositions of the tree, and no variable of its own for /proc to show."""
+
+
 class Stack:
     """A run of `python -m deploy.local` on a free port, with its output.
 
-    `options` are command-line options, `env` is added to an environment without the STACK_VARIABLES. `forked`: the runner and the
-    services are forks of processes that have imported them (`tests.support.forking_runner`), where that can be done.
+    `options` are command-line options, `env` is added to an environment without the STACK_VARIABLES.
     """
 
     def __init__(
@@ -45,7 +57,7 @@ class Stack:
         env: Mapping[str, str] | None = None,
         port: int | None = None,
         cwd: Path = PROJECT_ROOT,
-        forked: bool = False,
+        forked: Forked = Forked.NOTHING,
     ) -> None:
         self.data_dir = data_dir
         self.port = port or free_ports(1)[0]
@@ -58,11 +70,14 @@ class Stack:
         arguments = ["--port", str(self.port), "--data", str(data_dir), *options]
         self.process: subprocess.Popen[bytes]
         with self._stdout_path.open("wb") as out, self._stderr_path.open("wb") as err:
-            if forked and can_fork_with(environment):
+            if forked is Forked.RUNNER and can_fork_with(environment):
                 self.process = forking_runner.start(environment, arguments, out.fileno(), err.fileno())
                 return
+            command = [sys.executable, "-m", "deploy.local", *arguments]
+            if forked is Forked.SERVICES and CAN_FORK:
+                command, environment = forking_runner.execution(environment, arguments)
             self.process = subprocess.Popen(
-                die_with_parent_command([sys.executable, "-m", "deploy.local", *arguments]),
+                die_with_parent_command(command),
                 cwd=cwd,
                 env=environment,
                 stdout=out,
@@ -124,7 +139,7 @@ def run_stack(
     port: int | None = None,
     up: bool = True,
     cwd: Path = PROJECT_ROOT,
-    forked: bool = False,
+    forked: Forked = Forked.NOTHING,
 ) -> Iterator[Stack]:
     """A run of the stack; `up=False` does not wait for it. `cwd` is the checkout whose code is run."""
     stack = Stack(data_dir, *options, env=env, port=port, cwd=cwd, forked=forked)
@@ -137,10 +152,15 @@ def run_stack(
 
 
 def run_forked_stack(
-    data_dir: Path, *options: str, env: Mapping[str, str] | None = None
+    data_dir: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    port: int | None = None,
+    up: bool = True,
+    forked: Forked = Forked.RUNNER,
 ) -> contextlib.AbstractContextManager[Stack]:
     """A run for tests of the product. It takes a sixth of the CPU time of `run_stack`."""
-    return run_stack(data_dir, *options, env=env, forked=True)
+    return run_stack(data_dir, *options, env=env, port=port, up=up, forked=forked)
 
 
 @contextlib.contextmanager
