@@ -20,6 +20,7 @@ videos             ffmpeg, sample_videos (session)
 client_package     client_environment (session): the wheel of the client in an environment of its own
 client_shells      shell: both clients of the package, one after the other
 container_samples  container_samples (session): small files of every container, and ffprobe
+npm                npm (session): npm packages, installed once in a run
 chromium           browser (module): Chromium, driven by WebDriver; run_chromium with other flags
 
 Modules to import from:
@@ -36,7 +37,6 @@ js_client            the JavaScript client in node_modules, and Node programs th
 media_names          any legal name of a file, awkward ones, and paths that are refused
 node_program         a program on Node that reads and writes JSON lines
 numeric_hosts        hosts of forbidden addresses in every spelling
-npm                  npm packages in a temporary folder
 open_file_limit      the descriptor limit of the test process
 process_stats        memory, CPU time and descriptors of a process
 raw_sockets          exact bytes over TCP
@@ -44,6 +44,7 @@ recording_sink       a client connection without a socket
 redis_commands       inline commands to Redis and Sentinel
 redis_programs       the Redis servers of this machine, and which one the tests use
 replica_set          three mongod as a replica set
+scenarios            scenarios on Node in one Chromium, by Playwright
 shared_folders       make_once: a folder that one process of the run fills for all of them
 sizes                MIB, CHUNK_SIZE, BATCH_SIZE
 small_service        a minimal ASGI application on our server, as a process
@@ -85,6 +86,7 @@ pytest_plugins = [
     "tests.support.file_order",
     "tests.support.processes",
     "tests.support.client_package",
+    "tests.support.npm",
     "tests.support.databases",
     "tests.support.postgresql",
     "tests.support.migrated_databases",

@@ -3,11 +3,11 @@
 // node links.mjs URL CHROMIUM FOLDER TOKEN READER. READER is a token without the right `link`. Prints one JSON object.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { launch, newPage } from "./browser.mjs";
 
 const [url, executablePath, folder, token, reader] = process.argv.slice(2);
 const authorization = { authorization: `Bearer ${token}` };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream"] });
+const browser = await launch(executablePath, "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream");
 const put = async (path, type) => {
   const response = await fetch(`${url}/files/links/${path}`, { method: "PUT", body: readFileSync(join(folder, path)), headers: { "content-type": type, ...authorization } });
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
@@ -18,7 +18,7 @@ async function open(hash, used = token) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await context.addInitScript((kept) => sessionStorage?.setItem("gridcast:token", kept), used);
-  const page = await context.newPage();
+  const page = await newPage(context);
   page.errors = [];
   page.requests = [];
   page.on("pageerror", (error) => page.errors.push(String(error)));

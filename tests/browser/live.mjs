@@ -1,14 +1,15 @@
 // Live streams on the page, in Chromium: a canvas draws a counter as a bar code, MediaRecorder records it, and a second window reads it
 // back from our own player, live, from the start, and from the file.
 //
-// node live.mjs URL CHROMIUM NAMES. Prints one JSON object: by scenario what was seen, or the error. The test judges it.
+// node live.mjs URL CHROMIUM. Names of scenarios are read from standard input. Prints what each has seen, or the error, as a line of JSON.
+// The test judges it.
 import { readFileSync } from "node:fs";
-import { chromium } from "playwright-core";
+import { launch, newPage, play, settled } from "./browser.mjs";
 
-const [url, executablePath, names] = process.argv.slice(2);
+const [url, executablePath] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
 const media = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--autoplay-policy=no-user-gesture-required"];
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...media] });
+const browser = await launch(executablePath, ...media);
 const SECOND = 1000;
 
 /** The camera is a canvas: 16 bars for the tenths of a second since it was opened, the highest bit at the left. The sound is the fake's. */
@@ -55,7 +56,7 @@ const readBars = (page, selector) =>
 
 async function open(hash, { init, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["camera", "microphone"], ...options });
-  const page = await context.newPage();
+  const page = await newPage(context);
   page.errors = [];
   page.requested = [];
   page.on("pageerror", (error) => page.errors.push(String(error)));
@@ -212,7 +213,7 @@ const scenarios = {
         return shown.some((text) => text.includes("early")) && { shown, at: document.querySelector(name).currentTime };
       },
       watchVideo,
-      { timeout: 30 * SECOND },
+      { timeout: 30 * SECOND, polling: "raf" },
     );
     const { shown: again, at: shownAt } = await early_.jsonValue();
     const { messages } = await (await fetch(`${url}/live/${id}/messages`)).json();
@@ -276,7 +277,7 @@ const scenarios = {
     for (const [colorScheme, width] of [["light", 360], ["dark", 1280]]) {
       const viewer = await open("#/live", { init: withoutNative, colorScheme, viewport: { width, height: 800 }, bypassCSP: true });
       const judge = async (what) => {
-        await viewer.waitForTimeout(250); // colours have changed
+        await settled(viewer);
         await viewer.evaluate(axeSource);
         const { violations } = await viewer.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
         for (const { id: rule, impact, nodes } of violations) if (impact !== "minor") found.push(`${what} ${colorScheme} ${width}: ${rule} ${nodes[0].html.slice(0, 160)} ${nodes[0].failureSummary?.slice(0, 200)}`);
@@ -308,16 +309,4 @@ const scenarios = {
   },
 };
 
-const found = {};
-for (const name of names.split(",")) {
-  const begun = Date.now();
-  try {
-    found[name] = await scenarios[name]();
-  } catch (error) {
-    found[name] = { failed: String(error.stack ?? error) };
-  }
-  found[name].took = Date.now() - begun;
-  for (const context of browser.contexts()) await context.close();
-}
-console.log(JSON.stringify(found));
-await browser.close();
+await play(browser, scenarios);

@@ -1,21 +1,21 @@
 // What people do on the page, in Chromium: real drops, offline, reload, two windows, keyboard only, axe.
 //
-// node scenarios.mjs URL CHROMIUM FOLDER NAMES. FOLDER has the files to upload; NAMES are scenarios, separated by commas. Prints one JSON
-// object: by scenario what was seen, or the error. The test judges it.
+// node scenarios.mjs URL CHROMIUM FOLDER. FOLDER has the files to upload; names of scenarios are read from standard input. Prints what each
+// has seen, or the error, as a line of JSON. The test judges it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { launch, newPage, play, settled } from "./browser.mjs";
 
-const [url, executablePath, folder, names] = process.argv.slice(2);
+const [url, executablePath, folder] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
 const MIB = 1024 * 1024;
 const unlimited = { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
+const browser = await launch(executablePath, "--use-fake-device-for-media-stream");
 
 /** A page in a context of its own, and what it complained of. */
 async function open(hash = "#/files", options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-  const page = await context.newPage();
+  const page = await newPage(context);
   page.errors = [];
   page.lists = 0;
   page.on("pageerror", (error) => page.errors.push(String(error)));
@@ -52,13 +52,6 @@ const info = async (query) => (await fetch(`${url}/file/info?${new URLSearchPara
 const row = (page, name) => page.locator(".file", { has: page.locator(`.file-name:text-is("${name}")`) });
 const upload = (page, name) => page.locator(".upload", { hasText: name });
 const text = (locator) => locator.textContent();
-/** Wait until what was changed is on the screen, and its colours have ended to change. */
-const settled = (page) =>
-  page.evaluate(async () => {
-    for (let frame = 0; frame < 2; frame++) await new Promise((resolve) => requestAnimationFrame(resolve));
-    const finite = document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime < Infinity);
-    await Promise.allSettled(finite.map(({ finished }) => finished));
-  });
 
 async function network(page) {
   const session = await page.context().newCDPSession(page);
@@ -738,17 +731,4 @@ const scenarios = {
   },
 };
 
-const found = {};
-for (const name of names.split(",")) {
-  const begun = Date.now();
-  try {
-    found[name] = await scenarios[name]();
-  } catch (error) {
-    const complaints = browser.contexts().flatMap((context) => context.pages().flatMap((page) => page.errors ?? []));
-    found[name] = { failed: [error.stack ?? error, ...complaints].join("\n") };
-  }
-  found[name].took = Date.now() - begun;
-  for (const context of browser.contexts()) await context.close();
-}
-console.log(JSON.stringify(found));
-await browser.close();
+await play(browser, scenarios);

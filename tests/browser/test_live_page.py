@@ -4,49 +4,31 @@ are read by a bar code; rewound while live; ended; and sought in as a file.
 Playwright drives Debian's Chromium. Where Node, npm or the browser is not available, these tests are skipped and say so.
 """
 
+import contextlib
 import json
-import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.hls_rules import check_playlist
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.programs import require_program
+from tests.support.scenarios import ScenarioProgram
 from tests.support.stack import Stack
 
-PACKAGES = {"playwright-core": "1.65.1", "axe-core": "4.14.1"}
 PROGRAM = Path(__file__).parent / "live.mjs"
 FRAME_TOLERANCE = 0.5
 """Seconds: the counter has tenths, the recorder and the decoder a frame each, on a machine that does other things as well."""
 
-Seen = dict[str, Any]
-
-
-class Browser:
-    """Runs scenarios."""
-
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self._url = stack.url
-        self._folder = folder
-        self._chromium = require_program("chromium", "chromium")
-        require_packages(folder, PACKAGES, PROGRAM)
-
-    def seen(self, name: str) -> Seen:
-        """Return what the scenario has seen; fails where it did not reach its end."""
-        command = [shutil.which("node") or "node", PROGRAM.name, self._url, self._chromium, name]
-        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, timeout=115, check=False)
-        assert done.returncode == 0, done.stderr
-        found: Seen = json.loads(done.stdout)[name]
-        assert "failed" not in found, found["failed"]
-        return found
-
 
 @pytest.fixture(scope="module")
-def browser(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    return Browser(stack, tmp_path_factory.mktemp("live_page"))
+def browser(npm: NpmPackages, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenarioProgram]:
+    folder = tmp_path_factory.mktemp("live_page")
+    program = ScenarioProgram(npm, folder, PROGRAM, ["playwright-core", "axe-core"], stack.url)
+    with contextlib.closing(program):
+        yield program
 
 
 def first_frame_after(ffprobe: str, address: str, seconds: float) -> float:
@@ -71,7 +53,7 @@ def frame_of_mpv(ffmpeg: str, address: str, seconds: float, folder: Path) -> flo
 
 
 def test_stream_is_watched_rewound_ended_and_sought_in(
-    browser: Browser, stack: Stack, ffmpeg: str, tmp_path: Path
+    browser: ScenarioProgram, stack: Stack, ffmpeg: str, tmp_path: Path
 ) -> None:
     """Counter and time of the media differ by the same everywhere: live, at the start, after a lost network, and in the file."""
     seen = browser.seen("stream")
@@ -103,7 +85,7 @@ def test_stream_is_watched_rewound_ended_and_sought_in(
     assert len(check_playlist(last_list).entries) > len(check_playlist(live_list).entries)
 
 
-def test_viewer_who_was_away_for_longer_than_the_window_goes_on_at_its_start(browser: Browser) -> None:
+def test_viewer_who_was_away_for_longer_than_the_window_goes_on_at_its_start(browser: ScenarioProgram) -> None:
     """Row 32: nothing is played twice, and the frame is the right one."""
     seen = browser.seen("window")
     assert seen["left"] >= 2, "its next segment had left the list"
@@ -117,7 +99,7 @@ def test_viewer_who_was_away_for_longer_than_the_window_goes_on_at_its_start(bro
     assert seen["errors"] == []
 
 
-def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
+def test_messages_are_shown_where_they_happened(browser: ScenarioProgram) -> None:
     seen = browser.seen("messages")
     assert (seen["early"], seen["left"]) == (201, "")
     assert seen["again"] == ["early"], "what was said later comes later"
@@ -129,7 +111,7 @@ def test_messages_are_shown_where_they_happened(browser: Browser) -> None:
     assert seen["errors"] == []
 
 
-def test_faults_are_said_and_discarding_leaves_nothing(browser: Browser) -> None:
+def test_faults_are_said_and_discarding_leaves_nothing(browser: ScenarioProgram) -> None:
     seen = browser.seen("faults")
     assert seen["stopped"].startswith("Sending stopped: this page gets no picture"), "its own timer"
     assert seen["unheard"].startswith("Sending stopped: the server gets nothing"), "the event live.interrupted"
@@ -141,7 +123,7 @@ def test_faults_are_said_and_discarding_leaves_nothing(browser: Browser) -> None
     assert seen["errors"] == []
 
 
-def test_view_is_loaded_late_fits_and_is_accessible(browser: Browser) -> None:
+def test_view_is_loaded_late_fits_and_is_accessible(browser: ScenarioProgram) -> None:
     seen = browser.seen("view")
     assert seen["early"] == [], "the first download has nothing of it"
     assert seen["found"] == []

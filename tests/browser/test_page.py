@@ -4,36 +4,25 @@ every view judged by axe.
 Playwright drives Debian's Chromium. Where Node, npm or the browser is not available, these tests are skipped and say so.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.programs import require_program
+from tests.support.scenarios import ScenarioProgram
 from tests.support.sizes import MIB
 from tests.support.stack import Stack
 
-PACKAGES = {"playwright-core": "1.65.1", "axe-core": "4.14.1"}
 PROGRAM = Path(__file__).parent / "scenarios.mjs"
-GROUPS = (
-    "drop,paste,queue,search,details,errors",
-    "folders,together",
-    "offline,reload,token,themes",
-    "windows,keyboard,player,empty",
-    "sockets,operations,changes",
-    "rename,camera,nocamera",
-    "axe",
-    "many",
-)
-"""Scenarios that run in one browser. A group stays below the time of a test."""
 PDF = (
     b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj "
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]>>endobj\n"
@@ -41,8 +30,6 @@ PDF = (
 KEY_LIMIT_MILLISECONDS = 150 if "PYTEST_XDIST_WORKER" in os.environ else 50
 FIRST_VIEW_LIMIT_MILLISECONDS = 3000 if "PYTEST_XDIST_WORKER" in os.environ else 1000
 """`make test-browser` runs alone; where four test processes share two cores the same view took 1.1 s instead of 0.6."""
-
-Seen = dict[str, Any]
 
 
 def make_files(folder: Path) -> None:
@@ -58,7 +45,8 @@ def make_files(folder: Path) -> None:
     (folder / "other" / "large.bin").write_bytes(b"another file of that name")
     (folder / "page.pdf").write_bytes(PDF)
     ffmpeg = [require_program("ffmpeg", "ffmpeg"), "-loglevel", "error", "-f", "lavfi", "-i"]
-    clip = ["testsrc2=s=320x180:r=10", "-t", "8", "-c:v", "libvpx", "-b:v", "200k", str(folder / "clip.webm")]
+    codec = ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-b:v", "200k"]
+    clip = ["testsrc2=s=320x180:r=10", "-t", "8", *codec, str(folder / "clip.webm")]
     sound = ["sine=440", "-t", "3", "-c:a", "libmp3lame", str(folder / "sound.mp3")]
     picture = ["testsrc2=s=320x180", "-frames:v", "1", str(folder / "picture.png")]
     for options in (clip, sound, picture):
@@ -66,37 +54,24 @@ def make_files(folder: Path) -> None:
 
 
 class Browser:
-    """Runs groups of scenarios, each once, and returns what one of them has seen."""
+    """The files that are uploaded, and what scenarios have seen."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.folder = folder
-        self._url = stack.url
-        self._chromium = require_program("chromium", "chromium")
-        require_packages(folder, PACKAGES, PROGRAM)
+    def __init__(self, npm: NpmPackages, stack: Stack, folder: Path) -> None:
+        self._folder = folder
+        self.program = ScenarioProgram(npm, folder, PROGRAM, ["playwright-core", "axe-core"], stack.url, str(folder))
+        self.seen = self.program.seen
         make_files(folder)
-        self._seen: dict[str, Seen] = {}
-
-    def seen(self, name: str) -> Seen:
-        """Return what the scenario has seen; fails where it did not reach its end."""
-        if name not in self._seen:
-            group = next(group for group in GROUPS if name in group.split(","))
-            node = shutil.which("node") or "node"
-            command = [node, PROGRAM.name, self._url, self._chromium, str(self.folder), group]
-            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=110, check=False)
-            assert done.returncode == 0, done.stderr
-            self._seen |= json.loads(done.stdout)
-        found = self._seen[name]
-        assert "failed" not in found, found["failed"]
-        return found
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a file that was uploaded."""
-        return hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
+        return hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def browser(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    return Browser(stack, tmp_path_factory.mktemp("page"))
+def browser(npm: NpmPackages, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(npm, stack, tmp_path_factory.mktemp("page"))
+    with contextlib.closing(browser.program):
+        yield browser
 
 
 def test_dropped_files_and_folders_are_uploaded_where_they_were(browser: Browser) -> None:

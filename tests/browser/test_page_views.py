@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.browser.test_page import make_files
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.programs import require_program
+from tests.support.scenarios import DRIVER
 from tests.support.stack import Stack
 
 PROGRAM = Path(__file__).parent / "views.mjs"
-PACKAGES = {"playwright-core": "1.65.1"}
 TIMEOUT_SECONDS = 280
 
 
 @pytest.mark.timeout(TIMEOUT_SECONDS + 20)
-def test_every_view_fits_every_width(stack: Stack, tmp_path: Path) -> None:
+def test_every_view_fits_every_width(npm: NpmPackages, stack: Stack, tmp_path: Path) -> None:
     """In one theme: they differ in colours, which axe judges."""
     chromium = require_program("chromium", "chromium")
-    require_packages(tmp_path, PACKAGES, PROGRAM)
+    npm.require(tmp_path, ["playwright-core"], PROGRAM, DRIVER)
     make_files(tmp_path)
     command = [shutil.which("node") or "node", PROGRAM.name, stack.url, chromium, str(tmp_path), "light"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)

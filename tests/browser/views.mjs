@@ -4,13 +4,13 @@
 // Prints one JSON object; with PICTURES each view is photographed into that folder, to be looked at by people.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { launch, newPage, settled } from "./browser.mjs";
 
 const [url, executablePath, folder, themes, pictures] = process.argv.slice(2);
 const WIDTHS = { 360: 740, 800: 900, 1280: 800 };
 const COUNTS = [0, 3, 300];
 const media = { video: ["clip.webm", "video/webm"], audio: ["sound.mp3", "audio/mpeg"], image: ["picture.png", "image/png"] };
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--use-fake-device-for-media-stream"] });
+const browser = await launch(executablePath, "--use-fake-device-for-media-stream");
 const picture = readFileSync(join(folder, "picture.png"));
 
 const NAMES = [
@@ -70,7 +70,7 @@ let views = 0;
 for (const theme of themes.split(",")) {
   for (const [width, height] of Object.entries(WIDTHS)) {
     const context = await browser.newContext({ viewport: { width: Number(width), height }, colorScheme: theme, reducedMotion: "reduce" });
-    const page = await context.newPage();
+    const page = await newPage(context);
     page.on("pageerror", (error) => found.push(`${theme} ${width}: ${error}`));
     let count = 300;
     await page.route(/\/file\?/, (route) => route.fulfill({ json: { files: list(count).slice(0, 200), next: null } }));
@@ -95,7 +95,7 @@ for (const theme of themes.split(",")) {
       await page.evaluate(() => scrollTo(0, 0));
     };
     const look = async (name) => {
-      await page.waitForTimeout(120); // pictures and colours
+      await settled(page);
       views++;
       for (const one of await page.evaluate(inspect)) found.push(`${name} ${theme} ${width}: ${one}`);
       if (pictures) await page.screenshot({ path: join(pictures, `${name}-${theme}-${width}.png`) });

@@ -14,16 +14,15 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]  # ships no annotations
 
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 
-PACKAGES = {"@asyncapi/specs": "6.11.1"}
 SCHEMA = "node_modules/@asyncapi/specs/schemas/3.0.0.json"
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
-def asyncapi_validator(tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
-    folder = require_packages(tmp_path_factory.mktemp("specs"), PACKAGES)
+def asyncapi_validator(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> Draft7Validator:
+    folder = npm.require(tmp_path_factory.mktemp("specs"), ["@asyncapi/specs"])
     return Draft7Validator(json.loads((folder / SCHEMA).read_text("utf-8")))
 
 

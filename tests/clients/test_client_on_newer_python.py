@@ -8,17 +8,28 @@ import sys
 from pathlib import Path
 
 from tests.support.client_package import ClientEnvironment
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 
 RUNNER = Path(__file__).with_name("pyodide_runner.mjs")
 PROGRAM = Path(__file__).with_name("pyodide_program.py")
-PYODIDE_VERSION = "314.0.7"
 
 
-def test_wheel_runs_on_cpython_3_14(command_line_environment: ClientEnvironment, tmp_path: Path) -> None:
-    folder = require_packages(tmp_path / "node", {"pyodide": PYODIDE_VERSION}, RUNNER)
+def test_wheel_runs_on_cpython_3_14(
+    npm: NpmPackages, command_line_environment: ClientEnvironment, tmp_path: Path
+) -> None:
+    folder = npm.require(tmp_path / "node", ["pyodide"], RUNNER)
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "install", "--target", str(site)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--isolated",
+        "--disable-pip-version-check",
+        "install",
+        "--no-compile",
+        "--target",
+        str(site),
+    ]
     pip += ["--no-index", "--find-links", str(command_line_environment.wheel.parent), "--only-binary=:all:"]
     pip += ["--python-version", "3.14", "--implementation", "py", "--abi", "none", "--platform", "any"]
     pip += ["--no-compile"]  # for this interpreter, not for that one

@@ -15,23 +15,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.programs import require_program
+from tests.support.scenarios import DRIVER
 from tests.support.sizes import MIB
 from tests.support.stack import Stack
 
-PACKAGES = {"playwright-core": "1.65.1"}
 PROGRAM = Path(__file__).parent / "js" / "browser.mjs"
 SIZE = 32 * MIB + 77
 FOLDERS = ("reload", "offline", "windows", "form")
 
 
 @pytest.fixture(scope="module")
-def seen(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def seen(npm: NpmPackages, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program has seen in one browser, and the digest of its file."""
     chromium = require_program("chromium", "chromium")
     folder = tmp_path_factory.mktemp("browser")
-    require_packages(folder, PACKAGES, PROGRAM)
+    npm.require(folder, ["playwright-core"], PROGRAM, DRIVER)
     file = folder / f"{os.urandom(4).hex()}.webm"
     file.write_bytes(os.urandom(SIZE))
     command = [shutil.which("node") or "node", PROGRAM.name, stack.url, chromium, str(file)]

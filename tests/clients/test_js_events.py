@@ -18,8 +18,9 @@ from websockets.asyncio.client import connect
 
 from gridcast.publish import Publisher
 from tests.support.clock_events import ClockEvents
-from tests.support.js_client import RXJS, WS, install_client
+from tests.support.js_client import install_client
 from tests.support.node_program import NodeProgram
+from tests.support.npm import NpmPackages
 from tests.support.socket_replica_pair import SocketReplicaPair, run_socket_replica_pair
 from tests.support.tokens import AUTH_ENV, token
 
@@ -30,8 +31,8 @@ HEARTBEAT_MS = 400
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_client(tmp_path_factory.mktemp("events"), {**RXJS, **WS}, PROGRAM) / PROGRAM.name
+def program(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install_client(npm, tmp_path_factory.mktemp("events"), ["rxjs", "ws"], PROGRAM) / PROGRAM.name
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.js_client import RXJS, WS, install_client
+from tests.support.js_client import install_client
+from tests.support.npm import NpmPackages
 
 SCRIPTED = Path(__file__).parent / "js" / "live.test.mjs"
 
 
-def test_live_against_a_scripted_server(tmp_path: Path) -> None:
+def test_live_against_a_scripted_server(npm: NpmPackages, tmp_path: Path) -> None:
     """Buffer, resuming after cuts, back-pressure, refusals, states."""
-    programs = install_client(tmp_path, {**RXJS, **WS}, SCRIPTED)
+    programs = install_client(npm, tmp_path, ["rxjs", "ws"], SCRIPTED)
     node = shutil.which("node") or "node"
     done = subprocess.run(
         [node, "--test", "--test-timeout=60000", SCRIPTED.name],

@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.js_client import RXJS, WS, install_client
+from tests.support.js_client import install_client
 from tests.support.node_program import NodeProgram
+from tests.support.npm import NpmPackages
 from tests.support.sizes import MIB
 from tests.support.stack import Stack, run_forked_stack
 
@@ -32,8 +33,8 @@ CHUNK_SIZE = MIB
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_client(tmp_path_factory.mktemp("uploads"), {**RXJS, **WS}, PROGRAM, SCRIPTED)
+def programs(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install_client(npm, tmp_path_factory.mktemp("uploads"), ["rxjs", "ws"], PROGRAM, SCRIPTED)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,9 @@ from tests.support.chromium import ChromiumBrowser, run_chromium
 from tests.support.fragmented_mp4 import encode
 from tests.support.hls_rules import check_playlist
 from tests.support.live_client import LiveClient, make_stream, probe, read_file, read_list
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.processes import ServiceProcess
 
-HLS_JS = "1.7.4"
 FRAMES = 300
 """Of one sample of 12 s."""
 PAGE = Path(__file__).parents[2] / "gateway/page"
@@ -117,10 +116,12 @@ return {time: video.currentTime, ended: video.ended, error: video.error?.message
 
 
 @pytest.fixture(scope="module", params=["hls.js", "own"])
-def player(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def player(
+    request: pytest.FixtureRequest, npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
     """A program that plays, and a script that starts it."""
     if request.param == "hls.js":
-        folder = require_packages(tmp_path_factory.mktemp("hls"), {"hls.js": HLS_JS})
+        folder = npm.require(tmp_path_factory.mktemp("hls"), ["hls.js"])
         return (folder / "node_modules/hls.js/dist/hls.js").read_text("utf-8"), HLS_JS_PAGE
     modules = "\n".join((PAGE / name).read_text("utf-8") for name in ("fmp4.js", "hls_list.js", "hls_source.js"))
     plain = re.sub(r"^import .*$|^export ", "", modules, flags=re.MULTILINE)

@@ -14,14 +14,13 @@ from tests.support.databases import ServerProcess, storage_env
 from tests.support.hls_rules import check_playlist
 from tests.support.live_replicas import live_writer, prepare_store
 from tests.support.live_writer import LiveWriter
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.programs import require_program
 
 pytestmark = pytest.mark.anyio
 
 DATABASE = "test_stream_live_players"
-HLS_JS = "1.7.4"
 FRAMES = 300
 """Of one sample of 12 s."""
 
@@ -165,8 +164,8 @@ async def check_list(service: ServiceProcess, writer: LiveWriter, *, ended: bool
 
 
 @pytest.fixture(scope="module")
-def hls_js(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = require_packages(tmp_path_factory.mktemp("hls"), {"hls.js": HLS_JS})
+def hls_js(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = npm.require(tmp_path_factory.mktemp("hls"), ["hls.js"])
     return (folder / "node_modules/hls.js/dist/hls.js").read_text("utf-8")
 
 

@@ -16,13 +16,12 @@ import httpx
 import pytest
 
 from tests.support.databases import ServerProcess, storage_env
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.processes import run_service
 from tests.support.programs import require_program
 from tests.support.stack import Stack
 from tests.support.upload_client import TUS_HEADERS, etag, repr_digest
 
-PACKAGES = {"tus-js-client": "4.3.1"}
 SIZE = 5 * 1024 * 1024 + 321
 CHUNK_SIZE = 700_001
 """Bytes of a PATCH: no multiple of a chunk or batch."""
@@ -113,9 +112,9 @@ def test_tuspy(route: UploadRoute, file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def node_packages(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tus-js-client and the program that uploads with it."""
-    folder = require_packages(tmp_path_factory.mktemp("node"), PACKAGES)
+    folder = npm.require(tmp_path_factory.mktemp("node"), ["tus-js-client"])
     (folder / "upload.js").write_text(TUS_JS_SCRIPT % CHUNK_SIZE)
     return folder
 

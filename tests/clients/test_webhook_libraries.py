@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 from services.common.webhooks.signing import make_secret, signature_headers
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 
-PACKAGES = {"standardwebhooks": "1.1.1"}
 PROGRAM = """
 import { readFileSync } from "node:fs";
 import { Webhook, WebhookVerificationError } from "standardwebhooks";
@@ -21,8 +20,8 @@ console.log(JSON.stringify(found));
 """
 
 
-def test_the_library_for_javascript(tmp_path: Path) -> None:
-    folder = require_packages(tmp_path / "npm", PACKAGES)
+def test_the_library_for_javascript(npm: NpmPackages, tmp_path: Path) -> None:
+    folder = npm.require(tmp_path / "npm", ["standardwebhooks"])
     (folder / "verify.mjs").write_text(PROGRAM, "utf-8")
     secret, foreign, now = make_secret(), make_secret(), int(time.time())
     body = json.dumps({"type": "file.created", "data": {"filename": "\u00e4.webm"}}, ensure_ascii=False)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.test_interpreters import INTERPRETERS, VERSIONS
 from tests.support.client_package import ClientEnvironment, install_wheel
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 
 ROOT = Path(__file__).parents[2]
 INSPECT_SCRIPT = """
@@ -114,7 +114,6 @@ def main() -> None:
         print(error.request_id)
     asyncio.run(asynchronous())
 """
-PYRIGHT = {"pyright": "1.1.414"}
 WRONG_LINES = """
 client = gridcast.Client(8000)  # wrong
 client.upload("a")  # wrong
@@ -266,9 +265,11 @@ def test_help_and_import_are_quick(command_line_environment: ClientEnvironment, 
     assert run.returncode == 0, run.stderr
 
 
-def test_pyright_accepts_a_users_program(client_environment: ClientEnvironment, tmp_path: Path) -> None:
+def test_pyright_accepts_a_users_program(
+    npm: NpmPackages, client_environment: ClientEnvironment, tmp_path: Path
+) -> None:
     """Strict, with the wheel's types alone; what is wrong is reported line by line."""
-    folder = require_packages(tmp_path / "pyright", PYRIGHT)
+    folder = npm.require(tmp_path / "pyright", ["pyright"])
     (folder / "program.py").write_text(USER_PROGRAM + WRONG_LINES, "utf-8")
     settings = {"typeCheckingMode": "strict", "include": ["program.py"]}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")

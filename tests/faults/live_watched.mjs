@@ -1,10 +1,10 @@
 // Watches one live stream on the page, in Chromium, from its edge to its end, and counts whatever would be a player made anew.
 //
 // node live_watched.mjs URL CHROMIUM ID SECONDS. Prints {"playing": true} and then {"seen": {...}}, a JSON line each. The test judges them.
-import { chromium } from "playwright-core";
+import { launch } from "./browser.mjs";
 
 const [url, executablePath, id, seconds] = process.argv.slice(2);
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--mute-audio", "--autoplay-policy=no-user-gesture-required"] });
+const browser = await launch(executablePath, "--mute-audio", "--autoplay-policy=no-user-gesture-required");
 const page = await browser.newPage();
 const timeout = Number(seconds) * 1000;
 const say = (line) => console.log(JSON.stringify(line));

@@ -27,15 +27,15 @@ from tests.support.hls_rules import check_playlist, check_reload
 from tests.support.live_client import LiveClient, make_stream, media_of, read_file
 from tests.support.live_publisher import LiveReplicas, TusSender
 from tests.support.migrated_databases import migrate
-from tests.support.npm import require_packages
+from tests.support.npm import NpmPackages
 from tests.support.postgresql import run_postgresql
 from tests.support.processes import ServiceProcess, run_service
 from tests.support.programs import require_program
 from tests.support.redis_commands import send_redis_commands
+from tests.support.scenarios import DRIVER
 from tests.support.shared_folders import make_once
 from tests.support.waiting import eventually
 
-PACKAGES = {"playwright-core": "1.65.1"}
 PROGRAM = Path(__file__).parent / "live_watched.mjs"
 AHEAD = 8
 """Seconds of media that are sent at once, so that there is a list to watch; the rest is sent as it would be recorded."""
@@ -121,10 +121,10 @@ def product(request: pytest.FixtureRequest, fault: str, tmp_path: Path) -> Itera
 
 
 @pytest.fixture(scope="module")
-def watcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def watcher(npm: NpmPackages, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of the program that watches, without its arguments."""
     chromium, node = require_program("chromium", "chromium"), require_program("node", "nodejs")
-    folder = require_packages(tmp_path_factory.mktemp("live_watched"), PACKAGES, PROGRAM)
+    folder = npm.require(tmp_path_factory.mktemp("live_watched"), ["playwright-core"], PROGRAM, DRIVER)
     return [node, str(folder / PROGRAM.name), chromium]
 
 

@@ -27,6 +27,11 @@ CHROMIUM_FLAGS = [
         "--mute-audio",
     ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    # What nobody sees: a spare renderer, and a page of Chromium's own for the list below the address bar of each window.
+    *(
+        "--disable-extensions",
+        "--disable-features=SpareRendererForSitePerProcess,WebUIOmniboxPopup,WebUIOmniboxAimPopup",
+    ),
 ]
 
 

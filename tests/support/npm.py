@@ -1,13 +1,46 @@
-"""npm packages at exact versions for JavaScript clients in tests and benchmarks, installed into a temporary folder."""
+"""npm packages at exact versions for JavaScript clients: fixture `npm` for tests, `install_packages` for benchmarks."""
 
+import contextlib
+import hashlib
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support.shared_folders import make_once
+
+VERSIONS = {
+    "@angular/common": "21.2.26",
+    "@angular/compiler": "21.2.26",
+    "@angular/compiler-cli": "21.2.26",
+    "@angular/core": "21.2.26",
+    "@angular/platform-browser": "21.2.26",
+    "@arethetypeswrong/cli": "0.18.5",
+    "@asyncapi/specs": "6.11.1",
+    "@types/node": "20.19.43",
+    "@types/react": "19.3.3",
+    "axe-core": "4.14.1",
+    "esbuild": "0.28.2",
+    "hls.js": "1.7.4",
+    "openapi-fetch": "0.17.0",
+    "openapi-typescript": "7.13.0",
+    "playwright-core": "1.65.1",
+    "publint": "0.3.25",
+    "pyodide": "314.0.7",
+    "pyright": "1.1.414",
+    "react": "19.3.1",
+    "rxjs": "7.8.2",
+    "standardwebhooks": "1.1.1",
+    "tus-js-client": "4.3.1",
+    "typescript": "5.9.3",
+    "vue": "3.5.45",
+    "ws": "8.21.3",
+}
+"""Of every package that tests name."""
 INSTALL_TIMEOUT = 180.0
 MIN_NODE = (20, 19)
 """Of the JavaScript client, and of Angular 21."""
@@ -34,7 +67,7 @@ def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     if node_version() < MIN_NODE:
         raise NpmUnavailable(f"Node {'.'.join(map(str, MIN_NODE))} or newer is needed, and this is {node_version()}")
     target_dir.mkdir(parents=True, exist_ok=True)
-    (target_dir / "package.json").write_text(json.dumps({"private": True, "dependencies": dict(packages)}), "utf-8")
+    _write_manifest(target_dir, packages)
     command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--loglevel=error"]
     try:
         run = subprocess.run(
@@ -49,13 +82,61 @@ def install_packages(target_dir: Path, packages: Mapping[str, str], *programs: P
     return target_dir
 
 
-def require_packages(target_dir: Path, packages: Mapping[str, str], *programs: Path) -> Path:
-    """Install as `install_packages`, and return the folder.
+def _write_manifest(folder: Path, packages: Mapping[str, str]) -> None:
+    (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": dict(packages)}), "utf-8")
 
-    Skips the test without Node, npm or the npm registry: they are clients and judges, and neither the product nor `make setup` has
-    them.
+
+class NpmPackages:
+    """The packages of VERSIONS for tests: installed once in a run, linked into the folders of those who name them.
+
+    Where several processes share a run, all are installed at once, for a process of npm takes longer than most packages do.
     """
-    try:
-        return install_packages(target_dir, packages, *programs)
-    except NpmUnavailable as error:
-        pytest.skip(f"third-party clients need Node, npm and the npm registry: {error}")
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._failures: dict[tuple[str, ...], NpmUnavailable] = {}
+
+    def require(self, folder: Path, names: Iterable[str], *programs: Path) -> Path:
+        """Put packages into node_modules of `folder`, copy `programs` beside it, and return the folder.
+
+        Skips the test without Node, npm or the npm registry: they are clients and judges, and neither the product nor
+        `make setup` has them.
+        """
+        names = tuple(sorted(names))
+        try:
+            modules = self._install(names) / "node_modules"
+        except NpmUnavailable as error:
+            pytest.skip(f"third-party clients need Node, npm and the npm registry: {error}")
+        target = folder / "node_modules"
+        target.mkdir(parents=True, exist_ok=True)
+        if (modules / ".bin").exists():
+            (target / ".bin").symlink_to(modules / ".bin")
+        for name in names:
+            (target / name).parent.mkdir(exist_ok=True)
+            (target / name).symlink_to(modules / name)
+        _write_manifest(folder, {name: VERSIONS[name] for name in names})
+        for program in programs:
+            shutil.copy(program, folder)
+        return folder
+
+    def _install(self, names: tuple[str, ...]) -> Path:
+        """The folder in which these packages are installed. Raises NpmUnavailable."""
+        everything = tuple(sorted(VERSIONS))
+        if "PYTEST_XDIST_WORKER" in os.environ and names != everything:
+            with contextlib.suppress(NpmUnavailable):  # one that nobody needs here may be missing
+                return self._install(everything)
+        if names in self._failures:
+            raise self._failures[names]
+        packages = {name: VERSIONS[name] for name in names}
+        digest = hashlib.sha256(json.dumps(packages).encode()).hexdigest()[:12]
+        try:
+            return make_once(self._factory, f"npm-{digest}", lambda folder: install_packages(folder, packages))
+        except NpmUnavailable as error:
+            self._failures[names] = error
+            raise
+
+
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> NpmPackages:
+    """The npm packages of the run."""
+    return NpmPackages(tmp_path_factory)

@@ -22,7 +22,7 @@ from deploy.local.log_tail import tail
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT, Child, Program
 from deploy.local.programs import readiness_error
-from tests.support.fork_server import ForkServer, ForkTree, connect_to_tree
+from tests.support.fork_server import ForkedProcess, ForkServer, ForkTree, connect_to_tree
 
 READY_TIMEOUT = 30.0
 LOG_TAIL_BYTES = 4000

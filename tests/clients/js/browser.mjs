@@ -1,12 +1,12 @@
 // Uploads of @gridcast/client in Chromium, on the page of the gateway: pause, reload, resume; offline in mid-upload; two windows.
 //
 // node browser.mjs URL CHROMIUM FILE. Prints one JSON object with what was seen; the test judges it.
-import { chromium } from "playwright-core";
+import { launch } from "./browser.mjs";
 
 const [url, executablePath, file] = process.argv.slice(2);
 const RATE = 8 * 1024 * 1024; // bytes per second: slow enough to be in the middle of an upload
 const errors = [];
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browser = await launch(executablePath);
 const context = await browser.newContext();
 const page = await context.newPage();
 page.on("pageerror", (error) => errors.push(String(error)));

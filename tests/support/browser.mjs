@@ -1,0 +1,52 @@
+// Chromium for programs of Playwright, and the scenarios that a test asks for.
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+// What nobody sees, and took half of the CPU time of a page: a spare renderer, and a page of Chromium's own for the list below the address
+// bar of each window (two features; each of them alone would make it). Playwright's switch is replaced by this one, so its features stand
+// here too.
+const DISABLED_FEATURES = [
+  ...["SpareRendererForSitePerProcess", "WebUIOmniboxPopup", "WebUIOmniboxAimPopup"],
+  ...["AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable", "LensOverlay"],
+  ...["MediaRouter", "PaintHolding", "ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect", "OptimizationHints"],
+  ...["NetworkTimeServiceQuerying", "AimEnabled", "PreconnectToSearch"],
+];
+const POLLING_MILLISECONDS = 50;
+
+/** Start Chromium with flags of its command line. */
+export const launch = (executablePath, ...flags) =>
+  chromium.launch({ executablePath, args: ["--no-sandbox", `--disable-features=${DISABLED_FEATURES}`, ...flags] });
+
+/** A new page of a context. It checks conditions at intervals: at each frame, as by default, took a tenth of the CPU time of the browser. */
+export async function newPage(context) {
+  const page = await context.newPage();
+  const wait = page.waitForFunction.bind(page);
+  page.waitForFunction = (condition, argument, options) => wait(condition, argument, { polling: POLLING_MILLISECONDS, ...options });
+  return page;
+}
+
+/** Wait until what was changed is on the screen, pictures are there, and colours have ended to change. */
+export const settled = (page) =>
+  page.evaluate(async () => {
+    await Promise.allSettled([...document.images].filter(({ loading, complete }) => complete || loading !== "lazy").map((image) => image.decode()));
+    for (let frame = 0; frame < 2; frame++) await new Promise((resolve) => requestAnimationFrame(resolve));
+    const finite = document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime < Infinity);
+    await Promise.allSettled(finite.map(({ finished }) => finished));
+  });
+
+/** Play the scenarios whose names are the lines of standard input, and print for each a line with what was seen, or with the error. */
+export async function play(browser, scenarios) {
+  for await (const name of createInterface({ input: process.stdin })) {
+    const begun = Date.now();
+    let seen;
+    try {
+      seen = await scenarios[name]();
+    } catch (error) {
+      const complaints = browser.contexts().flatMap((context) => context.pages().flatMap((page) => page.errors ?? []));
+      seen = { failed: [error.stack ?? error, ...complaints].join("\n") };
+    }
+    for (const context of browser.contexts()) await context.close();
+    console.log(JSON.stringify({ ...seen, took: Date.now() - begun }));
+  }
+  await browser.close();
+}
