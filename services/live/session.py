@@ -177,7 +177,7 @@ class Session:
     def feed(self, data: bytes, now: float) -> Step:
         """Take bytes that arrived at `now`, in seconds since 1970."""
         cuts: list[Cut] = []
-        pending_before, self._error = self._reader.pending, None
+        self._error = None
         offset_before = self._sender_offset
         self._sender_offset += len(data)
         units_taken = False
@@ -189,7 +189,8 @@ class Session:
         except UnsupportedMedia as error:
             # Its traceback has frames that hold this session: a cycle that would keep the sender's bytes until it is collected.
             self._error = error.with_traceback(None)
-            self._refused_rest = (self._unit_end, b"") if units_taken else (offset_before, pending_before)
+            rest = (self._unit_end, b"") if units_taken else (offset_before, self._reader.pending_before)
+            self._refused_rest = rest
         return Step(
             b"".join(cut.data for cut in cuts),
             tuple(epoch for cut in cuts for epoch in cut.epochs),

@@ -62,13 +62,13 @@ def test_a_short_history_with_every_fault(redis_server: ServerProcess, tmp_path:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_five_hundred_acknowledged_uploads_over_fifty_kills(
-    redis_server: ServerProcess, tmp_path: Path, database: str
+    redis_server: ServerProcess, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, database: str
 ) -> None:
     """PostgreSQL is killed as well."""
     seed = choose_seed()
     print(f"seed {seed}")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(run_postgresql()) if database == "postgresql" else None
+        server = stack.enter_context(run_postgresql(tmp_path_factory)) if database == "postgresql" else None
         scene, inspector, env = stack.enter_context(run_scenario(tmp_path, redis_server, seed, server))
         faults = ["kill_service", "kill_service", *FAULTS, *(["kill_database"] if server else [])]
 

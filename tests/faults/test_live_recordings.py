@@ -59,7 +59,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         async with open_gridfs(server.url, "gridcast", "motor") as gridfs:
             yield Store(gridfs, server)
         return
-    with run_postgresql() as postgresql:
+    with run_postgresql(request.getfixturevalue("tmp_path_factory")) as postgresql:
         postgresql.execute("CREATE DATABASE gridcast", "postgres")
         inspector = FilesInspector(tmp_path / "files", lambda statement: postgresql.execute(statement, "gridcast"))
         async with open_files(tmp_path / "files", inspector, postgresql.url("gridcast")) as files:

@@ -100,7 +100,7 @@ def product(request: pytest.FixtureRequest, fault: str, tmp_path: Path) -> Itera
     redis: ServerProcess = request.getfixturevalue("dedicated_redis" if fault == "redis" else "redis_server")
     with contextlib.ExitStack() as used:
         if fault == "postgresql":
-            server = used.enter_context(run_postgresql())
+            server = used.enter_context(run_postgresql(request.getfixturevalue("tmp_path_factory")))
             server.execute("CREATE DATABASE gridcast", "postgres")
             url, files = server.url("gridcast"), tmp_path / "files"
             files.mkdir()

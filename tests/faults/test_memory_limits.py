@@ -5,6 +5,7 @@ After the load the memory comes back to 1.3 times that at rest, and what the cac
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -181,13 +182,13 @@ def test_upload_holds_its_limit_while_mongodb_stands_still_and_returns_the_memor
     upload = start_service("services.upload", **storage_env(dedicated_mongod, redis_url, "memory"))
     body = os.urandom(12 * MIB)
 
-    def send(number: int) -> int:
+    def send(number: int, size: int = len(body)) -> int:
         transport = httpx.HTTPTransport(local_address=f"127.0.0.{2 + number % 6}")
         with httpx.Client(transport=transport, timeout=120) as client:
-            return client.put(f"{upload.url}/file/stream?filename={number}.bin", content=body).status_code
+            return client.put(f"{upload.url}/file/stream?filename={number}.bin", content=body[:size]).status_code
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        assert set(pool.map(send, range(UPLOADS, 2 * UPLOADS))) == {201}
+        assert set(pool.map(lambda number: send(number, 2 * MIB), range(UPLOADS, 2 * UPLOADS))) == {201}
     rest = settled_memory(upload)
     with ThreadPoolExecutor(UPLOADS) as pool, peak_of(upload) as peak:
         dedicated_mongod.pause()
@@ -228,12 +229,12 @@ def test_live_holds_its_limit_while_mongodb_stands_still_and_returns_the_memory(
         warm = [pool.submit(publish, number, large[:2]) for number in range(PUBLISHERS)]
         assert {one.result() for one in warm} == {204}
     rest = settled_memory(live)
-    ready = threading.Barrier(PUBLISHERS + 1)
+    ready, full = threading.Barrier(PUBLISHERS + 1), threading.Event()
 
     def pieces() -> Iterator[bytes]:
         yield large[0]
         ready.wait(60)
-        yield from large[1:]
+        yield from itertools.takewhile(lambda _: not full.is_set(), large[1:])  # the rest would show nothing more
 
     with ThreadPoolExecutor(PUBLISHERS) as pool, peak_of(live) as peak:
         sent = [pool.submit(publish, number, pieces()) for number in range(PUBLISHERS, 2 * PUBLISHERS)]
@@ -245,6 +246,7 @@ def test_live_holds_its_limit_while_mongodb_stands_still_and_returns_the_memory(
                 time.sleep(0.1)
                 if peak[0] > before:
                     still_since, before = time.monotonic(), peak[0]
+            full.set()
         finally:
             dedicated_mongod.resume()
         statuses = [one.result() for one in sent]

@@ -622,9 +622,11 @@ async def test_the_migrations_make_the_tables_of_the_schema(adapters: FilesAdapt
     assert migration.newest_revision() == "0009"
 
 
-async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(tmp_path: Path) -> None:
+async def test_a_connection_to_postgresql_that_is_lost_at_a_commit(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The server is killed again and again: whatever was acknowledged is there, and nothing is there in part."""
-    with run_postgresql() as server:
+    with run_postgresql(tmp_path_factory) as server:
         server.execute("CREATE DATABASE gridcast", "postgres")
         inspector = FilesInspector(tmp_path / "store", lambda statement: server.execute(statement, "gridcast"))
         async with open_files(tmp_path / "store", inspector, server.url("gridcast")) as adapters:

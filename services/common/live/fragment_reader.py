@@ -48,23 +48,32 @@ class FragmentReader:
         self.init = init
         self._fed = 0
         self._pending = bytearray()
-        self._lead = bytearray()
+        self._taken = 0
+        """Bytes of `_pending` that boxes were read from. They are deleted at the end of `feed`."""
+        self._lead = b""
         self._moof = b""
+        self._before = (b"", b"", slice(0))
 
     @property
     def pending_bytes(self) -> int:
         """Bytes of the incomplete unit."""
-        return len(self._pending) + len(self._lead) + len(self._moof)
+        return len(self._pending) - self._taken + len(self._lead) + len(self._moof)
 
     @property
     def pending(self) -> bytes:
         """The incomplete unit without the boxes that are dropped: a new reader that is fed this goes on where this one is."""
-        return bytes(self._lead + self._moof + self._pending)
+        return b"".join((self._lead, self._moof, self._pending[self._taken :]))
+
+    @property
+    def pending_before(self) -> bytes:
+        """What was `pending` before the last `feed`, which has failed: to copy it in front of each would be most of the work."""
+        lead, moof, place = self._before
+        return b"".join((lead, moof, self._pending[place]))
 
     @property
     def pending_box_bytes(self) -> int:
         """Bytes of the incomplete box at the end of `pending`."""
-        return len(self._pending)
+        return len(self._pending) - self._taken
 
     @property
     def consumed(self) -> int:
@@ -73,25 +82,28 @@ class FragmentReader:
 
     def feed(self, data: bytes) -> Iterator[InitSegment | Fragment]:
         """Yield the units that `data` completes. Raises UnsupportedMedia for what is not taken; the stream is then over."""
+        self._before = (self._lead, self._moof, slice(self._taken, len(self._pending)))
         self._pending += data
         self._fed += len(data)
         if self.init is None and self._pending.startswith(_EBML):
             raise UnsupportedMedia("WebM; send fragmented MP4")
         while True:
             try:
-                box = read_box(bytes(self._pending[:_BOX_HEADER_BYTES]), 0, 1 << 62)
+                box = read_box(bytes(self._pending[self._taken : self._taken + _BOX_HEADER_BYTES]), 0, 1 << 62)
             except MalformedBoxes as error:
                 raise UnsupportedMedia(str(error)) from None
             if box is None:
-                return
+                break
             self._check(box)
-            if box.end > len(self._pending):
-                return
-            content = bytes(self._pending[: box.end])
-            del self._pending[: box.end]
+            if box.end > len(self._pending) - self._taken:
+                break
+            content = bytes(self._pending[self._taken : self._taken + box.end])
+            self._taken += box.end
             unit = self._take(box, content)
             if unit is not None:
                 yield unit
+        del self._pending[: self._taken]
+        self._taken = 0
 
     def _check(self, box: Box) -> None:
         """Refuse a box before its body is waited for."""
@@ -120,10 +132,10 @@ class FragmentReader:
         if self._moof and box.type != b"mdat":
             raise UnsupportedMedia("a moof without its mdat")
         if box.type == b"ftyp":
-            self._lead[:] = content
+            self._lead = content
         elif box.type == b"moov":
-            self.init = read_init(bytes(self._lead) + content)
-            self._lead.clear()
+            self.init = read_init(self._lead + content)
+            self._lead = b""
             return self.init
         elif box.type == b"moof":
             if self.init is None:
@@ -150,8 +162,8 @@ class FragmentReader:
             raise UnsupportedMedia("a moof whose samples exceed its mdat")
         if not tracks:
             raise UnsupportedMedia("a fragment without samples")
-        fragment = Fragment(bytes(self._lead) + self._moof + mdat, len(self._lead), tracks)
-        self._lead.clear()
+        fragment = Fragment(self._lead + self._moof + mdat, len(self._lead), tracks)
+        self._lead = b""
         self._moof = b""
         return fragment
 

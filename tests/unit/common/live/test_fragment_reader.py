@@ -95,6 +95,17 @@ def test_what_is_refused(data: bytes, reason: str | None) -> None:
         read_all(data)
 
 
+@pytest.mark.parametrize("data", [one.values[0] for one in REFUSED if one.values[1] is not None])
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_what_was_pending_before_a_refusal_can_be_told_after_it(data: bytes, size: int) -> None:
+    reader, before = FragmentReader(), b""
+    with pytest.raises(UnsupportedMedia):  # noqa: PT012  # the bytes come in pieces
+        for piece in (data[at : at + size] for at in range(0, len(data), size)):
+            before = reader.pending
+            list(reader.feed(piece))
+    assert reader.pending_before == before
+
+
 @given(data=st.binary(max_size=200), lead=st.sampled_from([b"", init(), init() + fragment(0, 1)[:90]]))
 def test_any_bytes_are_units_or_refused(data: bytes, lead: bytes) -> None:
     reader = FragmentReader()
