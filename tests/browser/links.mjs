@@ -3,7 +3,7 @@
 // node links.mjs URL CHROMIUM FOLDER TOKEN READER. READER is a token without the right `link`. Prints one JSON object.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, newPage } from "./browser.mjs";
+import { launch, newPage } from "./chromium.mjs";
 
 const [url, executablePath, folder, token, reader] = process.argv.slice(2);
 const authorization = { authorization: `Bearer ${token}` };

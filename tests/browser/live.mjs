@@ -4,7 +4,7 @@
 // node live.mjs URL CHROMIUM. Names of scenarios are read from standard input. Prints what each has seen, or the error, as a line of JSON.
 // The test judges it.
 import { readFileSync } from "node:fs";
-import { launch, newPage, play, settled } from "./browser.mjs";
+import { launch, newPage, play, settled } from "./chromium.mjs";
 
 const [url, executablePath] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");

@@ -4,7 +4,7 @@
 // has seen, or the error, as a line of JSON. The test judges it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, newPage, play, settled } from "./browser.mjs";
+import { launch, newPage, play, settled } from "./chromium.mjs";
 
 const [url, executablePath, folder] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");

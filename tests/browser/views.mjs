@@ -4,7 +4,7 @@
 // Prints one JSON object; with PICTURES each view is photographed into that folder, to be looked at by people.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, newPage, settled } from "./browser.mjs";
+import { launch, newPage, settled } from "./chromium.mjs";
 
 const [url, executablePath, folder, themes, pictures] = process.argv.slice(2);
 const WIDTHS = { 360: 740, 800: 900, 1280: 800 };

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.programs import require_program
+from tests.support.programs import JAVA_OPTIONS, require_program
 from tests.support.raw_sockets import receive_until_closed
 from tests.support.stack import Stack
 
@@ -63,7 +63,7 @@ def test_java_uploads_with_its_defaults(stack: Stack, tmp_path: Path) -> None:
     name = f"{os.urandom(4).hex()}.txt"
     require_program("javac", "default-jdk-headless")  # a JRE compiles no source file
     run = subprocess.run(
-        ["java", str(program), stack.url, name], check=True, capture_output=True, text=True, timeout=120
+        ["java", *JAVA_OPTIONS, str(program), stack.url, name], check=True, capture_output=True, text=True, timeout=120
     )
     put, form, push, get = run.stdout.splitlines()
     assert (put[:4], form[:4], get) == ("201 ", "201 ", "200 hello")

@@ -128,9 +128,9 @@ def player(
     return f"{plain}\nglobalThis.HlsSource = HlsSource;", OWN_PAGE
 
 
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[ChromiumBrowser]:
-    with run_chromium(tmp_path, "--autoplay-policy=no-user-gesture-required") as browser:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromiumBrowser]:
+    with run_chromium(tmp_path_factory.mktemp("chromium"), "--autoplay-policy=no-user-gesture-required") as browser:
         yield browser
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_ports
 from tests.support.chromium import ChromiumBrowser, run_chromium
-from tests.support.programs import require_program
+from tests.support.programs import JAVA_OPTIONS, require_program
 from tests.support.raw_sockets import accepts_connections
 from tests.support.stack import Stack, run_forked_stack
 from tests.support.waiting import eventually
@@ -234,19 +234,26 @@ def test_pages_through_the_proxy(proxy: Proxy, browser: ChromiumBrowser, host_fi
     assert run_curl(proxy, f"{proxy.url(host_field)}/file/info?folder=page&filename=foreign-{tag}")[0] == 404
 
 
-@pytest.mark.parametrize("host_field", HOST_FIELDS)
-def test_the_client_of_the_jdk(proxy: Proxy, host_field: str, tmp_path: Path) -> None:
-    require_program("javac", "default-jdk-headless")  # a JRE compiles no source file
-    java, keytool = (require_program(name, "default-jdk-headless") for name in ("java", "keytool"))
-    store = tmp_path / "trusted.p12"
-    command = [keytool, "-importcert", "-noprompt", "-alias", "proxy", "-file", str(proxy.certificate)]
+@pytest.fixture(scope="module")
+def trust_store(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of the proxy, as Java reads it."""
+    store = tmp_path_factory.mktemp("java") / "trusted.p12"
+    command = [require_program("keytool", "default-jdk-headless"), *(f"-J{option}" for option in JAVA_OPTIONS)]
+    command += ["-importcert", "-noprompt", "-alias", "proxy", "-file", str(proxy.certificate)]
     command += ["-keystore", str(store), "-storetype", "PKCS12", "-storepass", "changeit"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return store
+
+
+@pytest.mark.parametrize("host_field", HOST_FIELDS)
+def test_the_client_of_the_jdk(proxy: Proxy, trust_store: Path, host_field: str, tmp_path: Path) -> None:
+    require_program("javac", "default-jdk-headless")  # a JRE compiles no source file
+    java = require_program("java", "default-jdk-headless")
     (tmp_path / "hosts").write_text(f"{HOST} {NAME}\n")
-    options = [f"-Djavax.net.ssl.trustStore={store}", "-Djavax.net.ssl.trustStorePassword=changeit"]
+    options = [f"-Djavax.net.ssl.trustStore={trust_store}", "-Djavax.net.ssl.trustStorePassword=changeit"]
     options += [f"-Djdk.net.hosts.file={tmp_path / 'hosts'}"]
     done = subprocess.run(
-        [java, *options, str(JAVA_CLIENT), proxy.url(host_field), str(next(_numbers))],
+        [java, *JAVA_OPTIONS, *options, str(JAVA_CLIENT), proxy.url(host_field), str(next(_numbers))],
         capture_output=True,
         text=True,
         timeout=120,

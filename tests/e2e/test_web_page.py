@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chromium import CHROMIUM_FLAGS
 from tests.support.scripted_upstream import send_request
 from tests.support.stack import Stack
 
@@ -18,14 +19,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 def render_page(stack: Stack, path: str, profile: Path) -> tuple[str, str]:
     """The DOM as the scripts have left it after a few seconds, and the messages of the browser."""
     assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        f"--user-data-dir={profile}",
-    ]
+    command = [CHROMIUM, *CHROMIUM_FLAGS, "--enable-logging=stderr", f"--user-data-dir={profile}"]
     command += ["--virtual-time-budget=6000", "--dump-dom", f"{stack.url}{path}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     console = "\n".join(re.findall(r'CONSOLE.*?"(.*?)", source', done.stderr))

@@ -18,3 +18,7 @@ def require_program(name: str, package: str) -> str:
     if path is None:
         pytest.skip(f"{name} (package {package}), the judge, is not installed")
     return path
+
+
+JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""For programs that run for a second: with them the JVM takes half the CPU time."""

@@ -19,7 +19,7 @@ from tests.support.programs import require_program
 TIMEOUT_SECONDS = 110.0
 """Of a scenario: below the time of a test."""
 EXIT_TIMEOUT_SECONDS = 20.0
-DRIVER = Path(__file__).with_name("browser.mjs")
+DRIVER = Path(__file__).with_name("chromium.mjs")
 """Starts Chromium; programs import it."""
 
 

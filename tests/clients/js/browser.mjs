@@ -1,7 +1,7 @@
 // Uploads of @gridcast/client in Chromium, on the page of the gateway: pause, reload, resume; offline in mid-upload; two windows.
 //
 // node browser.mjs URL CHROMIUM FILE. Prints one JSON object with what was seen; the test judges it.
-import { launch } from "./browser.mjs";
+import { launch } from "./chromium.mjs";
 
 const [url, executablePath, file] = process.argv.slice(2);
 const RATE = 8 * 1024 * 1024; // bytes per second: slow enough to be in the middle of an upload
