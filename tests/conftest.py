@@ -3,7 +3,6 @@
 Modules with fixtures (loaded here as plugins):
 
 file_order         the order of the files of a run
-late_collection    a worker collects a file when it has to run it
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
                    prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
@@ -85,7 +84,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = [
     "tests.support.file_order",
-    "tests.support.late_collection",
     "tests.support.processes",
     "tests.support.client_package",
     "tests.support.npm",
