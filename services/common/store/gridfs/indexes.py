@@ -1,10 +1,12 @@
 """The collection of chunks, and the indexes. The store relies on the unique ones, so they are verified after they were created."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo import IndexModel
+from pymongo.errors import OperationFailure
 
 from services.common.store.gridfs.mongo import MongoDatabase, is_transient_code, map_mongo_errors
 
@@ -77,8 +79,7 @@ async def ensure_indexes(mongo: MongoDatabase) -> None:
     async with map_mongo_errors():
         await _create_chunks_collection(mongo)
         for collection, specs in INDEXES.items():
-            for spec in specs:
-                await _create_index(mongo, collection, spec)
+            await _create_indexes(mongo, collection, specs)
             existing = await mongo.list_indexes(collection)
             for spec in specs:
                 if spec.name not in existing or bool(existing[spec.name].get("unique")) != spec.unique:
@@ -95,11 +96,25 @@ async def _create_chunks_collection(mongo: MongoDatabase) -> None:
         _log.debug("fs.chunks not created with our options: %s", error)
 
 
-async def _create_index(mongo: MongoDatabase, collection: str, spec: IndexSpec) -> None:
-    keys = [(key, 1) for key in spec.keys]
+async def _create_indexes(mongo: MongoDatabase, collection: str, specs: Sequence[IndexSpec]) -> None:
+    """Create them with one command, so that a restored collection is read once for all. One that fails is found by one for each."""
     try:
-        await mongo.collection(collection).create_index(keys, name=spec.name, unique=spec.unique, **spec.options)
-    except (DuplicateKeyError, OperationFailure) as error:
+        await mongo.collection(collection).create_indexes([_index_model(spec) for spec in specs])
+    except OperationFailure as error:
+        if error.code not in _INDEX_CONFLICT_CODES:
+            raise
+        for spec in specs:
+            await _create_index(mongo, collection, spec)
+
+
+def _index_model(spec: IndexSpec) -> IndexModel:
+    return IndexModel([(key, 1) for key in spec.keys], name=spec.name, unique=spec.unique, **spec.options)
+
+
+async def _create_index(mongo: MongoDatabase, collection: str, spec: IndexSpec) -> None:
+    try:
+        await mongo.collection(collection).create_indexes([_index_model(spec)])
+    except OperationFailure as error:
         if error.code not in _INDEX_CONFLICT_CODES:
             raise
         raise RuntimeError(f"{collection}: the index {spec.name} cannot be built: {error.details}") from error
