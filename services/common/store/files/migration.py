@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 
 from services.common.errors import ServiceUnavailable
@@ -27,10 +27,17 @@ ADVISORY_LOCK = 0x67726964
 
 def newest_revision() -> str:
     """The revision of the schema that this program is made for."""
-    revision = ScriptDirectory(str(MIGRATIONS_FOLDER)).get_current_head()
-    if revision is None:
+    return _read_revisions(MIGRATIONS_FOLDER)[0]
+
+
+@cache
+def _read_revisions(folder: Path) -> tuple[str, frozenset[str]]:
+    """The newest revision of the migrations, and all of them. To open a store their files were read three times: 8 of 19 ms."""
+    scripts = ScriptDirectory(str(folder))
+    newest = scripts.get_current_head()
+    if newest is None:
         raise RuntimeError("this program has no migrations")
-    return revision
+    return newest, frozenset(script.revision for script in scripts.walk_revisions())
 
 
 async def migrate(database: Database, revision: str = "head") -> None:
@@ -79,12 +86,10 @@ def _read_revision(connection: Connection) -> str | None:
 
 
 def _require_known(revision: str) -> None:
-    try:
-        ScriptDirectory(str(MIGRATIONS_FOLDER)).get_revision(revision)
-    except CommandError:
+    if revision not in _read_revisions(MIGRATIONS_FOLDER)[1]:
         raise RuntimeError(
             f"the database has the schema {revision!r:.40} of a newer Gridcast; start that one, or restore a backup made before it"
-        ) from None
+        )
 
 
 @asynccontextmanager
