@@ -35,8 +35,8 @@ MongoCollection = Any
 """A collection of either driver: Motor has no types for a type checker."""
 
 SERVER_SELECTION_TIMEOUT_MS = 2400
-"""How long the driver looks for a server before a call fails (3 s are promised). It looks at its clock every half a second: with
-2,500 ms some calls failed after 2.5 s, others after 3.0.
+"""How long the driver looks for a server before a call fails (3 s are promised). The driver checks this limit every half a second:
+with 2,500 ms some calls failed after 2.5 s, others after 3.0.
 """
 OPERATION_TIMEOUT_MS = 8000
 """One operation with its retries (every request is promised an answer within 10 s). Not `timeoutMS`, which would also replace the
