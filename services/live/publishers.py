@@ -49,11 +49,18 @@ def take_turn(stream: LiveStream, kind: PublisherKind, now: datetime, *, anew: b
     return Turn(f"{kind}/{stream.position.source + 1}", begins=True)
 
 
-def check_turn(turn: Turn, stream: LiveStream) -> None:
-    """Raise Conflict where another publisher came between the two readings of the stream."""
+def settle_turn(turn: Turn, stream: LiveStream) -> Turn:
+    """Return the turn of a publisher at a stream as it was acquired.
+
+    Another one may have begun a source between the two readings. It is fenced off by now, so who begins a source does so behind it:
+    if both were refused, nobody would send. Raises Conflict where the publisher would have gone on with the source before.
+    """
     source = stream.position.source + (1 if turn.begins else 0)
-    if not turn.publisher.endswith(f"/{source}"):
+    if turn.publisher.endswith(f"/{source}"):
+        return turn
+    if not turn.begins:
         raise Conflict("another publisher has taken this stream")
+    return Turn(f"{turn.publisher.partition('/')[0]}/{source}", begins=True)
 
 
 def is_active(stream: LiveStream, now: datetime) -> bool:

@@ -28,7 +28,7 @@ from services.common.uploads.locks import UploadLocks
 from services.live.intake import Intake, IntakeRules, LimitReached, MediaChanged, extent_of, is_fenced_off, refusal
 from services.live.live_events import LiveEvents
 from services.live.publish_token import check_token, invalid_token
-from services.live.publishers import PublisherKind, Turn, check_turn, publisher_of, take_turn
+from services.live.publishers import PublisherKind, Turn, publisher_of, settle_turn, take_turn
 from services.live.recordings import Recordings
 from services.live.session import read_object
 from services.live.stream_ending import StreamEnder
@@ -273,8 +273,8 @@ class LiveReceiver:
             stream = await self._ender.read(stream.new.id)  # what was stored while this one waited
             stream = await self._recordings.finish_change(stream)
             turn = take_turn(stream, kind, self._now(), anew=anew)
-            async with self._acquired(stream, kind, turn, body, sid) as intake:
-                yield intake, turn
+            async with self._acquired(stream, kind, turn, body, sid) as acquired:
+                yield acquired
             return
         async with self._locks.exclusive(stream.new.id, body):
             # What a request of this process has stored while it was stopped.
@@ -284,16 +284,18 @@ class LiveReceiver:
             stream = await self._recordings.finish_change(stream)
             turn = take_turn(stream, kind, self._now(), anew=anew)
             check(stream, turn)
-            async with self._acquired(stream, kind, turn, body, sid) as intake:
-                yield intake, turn
+            async with self._acquired(stream, kind, turn, body, sid) as acquired:
+                yield acquired
 
     @asynccontextmanager
     async def _acquired(
         self, stream: LiveStream, kind: PublisherKind, turn: Turn, body: UploadBody, sid: str | None
-    ) -> AsyncIterator[Intake]:
+    ) -> AsyncIterator[tuple[Intake, Turn]]:
         writer = await StreamWriter.open(self._stores, stream, turn.publisher, body.abort)
         try:
-            check_turn(turn, writer.stream)
+            settled = settle_turn(turn, writer.stream)
+            if settled != turn:
+                writer.stream = await self._stores.live.set_publisher(stream.new.id, writer.fence, settled.publisher)
             limits = StreamLimits.from_json(stream.new.limits_json)
             extent = extent_of(writer.stream, writer.stream.position)
             intake = Intake(
@@ -311,7 +313,7 @@ class LiveReceiver:
             await writer.close()
             raise
         try:
-            yield intake
+            yield intake, settled
         except BaseException as error:
             await self._cleanup.run_after(error, self._save(intake, kind, error))
             raise

@@ -11,7 +11,7 @@ from services.common.errors import BadRequest, Conflict, UnsupportedMediaType
 from services.common.media import MediaName
 from services.common.store.live_store import LivePosition, LiveState, LiveStream, NewStream
 from services.live.object_names import object_kind
-from services.live.publishers import PublisherKind, Turn, check_turn, is_active, take_turn
+from services.live.publishers import PublisherKind, Turn, is_active, settle_turn, take_turn
 from services.live.stream_limits import Extent, Pacer, RateMeter, StreamLimits
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
@@ -67,9 +67,13 @@ def test_whose_turn_it_is(
         expected = Turn(f"{kind}/{source + 1}", begins=True)
     turn = take_turn(found, kind, NOW, anew=anew)
     assert turn == expected
-    check_turn(turn, found)
-    with pytest.raises(Conflict, match="has taken"):
-        check_turn(turn, replace(found, position=replace(found.position, source=source + 5)))
+    assert settle_turn(turn, found) == turn
+    behind = replace(found, position=replace(found.position, source=source + 5))
+    if turn.begins:  # behind the one that came between the two readings, and is fenced off
+        assert settle_turn(turn, behind) == Turn(f"{kind}/{source + 6}", begins=True)
+    else:
+        with pytest.raises(Conflict, match="has taken"):
+            settle_turn(turn, behind)
 
 
 def test_an_interrupted_publisher_is_not_active() -> None:
