@@ -13,6 +13,7 @@ opened_stores      stores: new stores of the kinds that a test names
 media_library      media_services (module): an upload and a stream service on one database
 stack              stack (session): `python -m deploy.local` with two stream and two socket replicas
 live_client        live, live_settings, live_env (module); a publisher of the live service
+live_changes       pair: two replicas of the live service, of which one can be held in a change of files
 upload_client      upload, upload_settings, env (module), inspector; requests and a tus client for the upload service
 scripted_upstream  upstream, gateway, short_timeout_gateway (module); HTTP requests to the gateway
 websocket_client   single_replica, two_replicas (module); a WebSocket client that resumes
@@ -99,6 +100,7 @@ pytest_plugins = [
     "tests.support.container_samples",
     "tests.support.fragmented_mp4",
     "tests.support.live_client",
+    "tests.support.live_changes",
     "tests.support.chromium",
     "tests.support.scripted_upstream",
     "tests.support.websocket_client",

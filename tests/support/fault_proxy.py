@@ -9,7 +9,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 READ_SIZE = 64 * 1024
@@ -35,6 +35,8 @@ class FaultProxy:
         self.fault = Fault.NONE
         self.latency = 0.0
         self.port = 0
+        self.held = threading.Event()
+        self._hold_at = b""
         self._random = random.Random(seed)
         self._open_writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
@@ -49,6 +51,11 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._stop_requested.set)
         self._thread.join(5)
         self._loop.close()
+
+    def hold_at(self, text: bytes) -> None:
+        """Become a black hole in front of the first bytes for the server that have this text; `held` is set then."""
+        self.held.clear()
+        self._hold_at = text
 
     def close_connections(self, *, reset: bool) -> None:
         """End every connection now, with a RST or with a FIN."""
@@ -91,19 +98,29 @@ class FaultProxy:
             return
         self._open_writers.add(onward[1])
         try:
-            await asyncio.gather(self._forward(reader, onward[1]), self._forward(onward[0], writer))
+            to_server = self._forward(reader, onward[1], self._check_held)
+            await asyncio.gather(to_server, self._forward(onward[0], writer, lambda _: None))
         except asyncio.CancelledError:
             pass  # the end of the proxy
         finally:
             self._open_writers -= {writer, onward[1]}
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _check_held(self, data: bytes) -> None:
+        if self._hold_at and self._hold_at in data:
+            self._hold_at = b""
+            self.fault = Fault.BLACK_HOLE
+            self.held.set()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], None]
+    ) -> None:
         """Keep reading while earlier pieces are delayed: latency does not reduce bandwidth."""
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_LENGTH)
         sending = asyncio.create_task(self._send(pieces, writer))
         try:
             with contextlib.suppress(OSError):
                 while data := await reader.read(READ_SIZE):
+                    look(data)
                     late = self.latency * self._random.uniform(0.5, 1.5) if self.fault is Fault.LATENCY else 0.0
                     await pieces.put((self._loop.time() + late, data))
             await pieces.put((0.0, b""))
