@@ -35,7 +35,7 @@ export class HlsSource {
   #map = ""; // of the initialisation segment that was appended last
   #offsets = new Map(); // by epoch
   #offset = 0;
-  #have = new Set(); // numbers of the segments that are in the buffer
+  #have = new Map(); // by number of the segments that are in the buffer: whether all tracks were there from start to end
   #drift = 0; // seconds by which the media is ahead of its list: lengths in lists leave out what a sender skipped
   #target = null; // the place that someone went to, until its segment is there
   #wake = () => {};
@@ -224,7 +224,7 @@ export class HlsSource {
       await this.#forget(BEHIND / 6);
       await this.#update(() => this.#buffer.appendBuffer(bytes));
     }
-    this.#have.add(segment.number);
+    this.#have.set(segment.number, this.#isWhole(start, start + segment.duration));
     return null;
   }
 
@@ -286,7 +286,7 @@ export class HlsSource {
 
   async #remove(begin, end) {
     await this.#update(() => this.#buffer.remove(begin, end));
-    for (const number of this.#have) {
+    for (const number of this.#have.keys()) {
       const segment = this.list.segments[number - this.list.segments[0].number];
       const [from, to] = segment ? [segment.start, segment.start + segment.duration] : [0, 0];
       if (!segment || (from - SEAM < end && to + SEAM > begin)) this.#have.delete(number); // those at the seam are loaded again
@@ -298,7 +298,7 @@ export class HlsSource {
     if (!this.#placed || !this.list) return;
     const now = this.#video.currentTime;
     const { number } = segmentAt(this.list, now - this.#drift);
-    if (this.#buffered(now)) {
+    if (this.#buffered(now) || this.#have.get(number) === false) {
       this.#target = null;
       this.#next = this.#missing(number);
     } else {
@@ -319,8 +319,19 @@ export class HlsSource {
   /** Whether playing has come to where nothing is shown although the segments are here: a track pauses, for however long. */
   #atPause() {
     const now = this.#video.currentTime;
-    const { number } = segmentAt(this.list, now + CHECK / 1000 - this.#drift);
-    return this.#placed && this.#target === null && !this.#buffered(now + 0.05) && this.#buffered(now - 2 * CHECK / 1000) && this.#have.has(number);
+    if (!this.#placed || this.#target !== null || this.#buffered(now + 0.05)) return false;
+    const numberAt = (time) => segmentAt(this.list, time - this.#drift).number;
+    // Chromium plays the other track for 3 s more, and waits then: what was there is further back. To load a segment again is no way out:
+    // the next one would be shown from its first key frame on.
+    const begun = this.#buffered(now - 2 * CHECK / 1000) || this.#have.get(numberAt(now)) === false;
+    return begun && this.#have.has(numberAt(now + CHECK / 1000));
+  }
+
+  /** Whether all tracks are there between two times, but for what they differ by at the seams. */
+  #isWhole(begin, end) {
+    const { buffered } = this.#buffer;
+    const seam = CHECK / 1000;
+    return Array.from({ length: buffered.length }, (_, index) => index).some((index) => buffered.start(index) <= begin + seam && end - seam <= buffered.end(index));
   }
 
   /** Step over a hole in the media, where playing has come to one. */
@@ -343,7 +354,7 @@ export class HlsSource {
       video.currentTime = start + 0.01;
       return;
     }
-    if (this.#buffered(video.currentTime - 2 * CHECK / 1000)) return; // waits for what comes next
+    if (pauses || this.#buffered(video.currentTime - 2 * CHECK / 1000)) return; // waits for what comes next
     // The browser has dropped something by itself: load it again.
     const { number } = segmentAt(this.list, video.currentTime - this.#drift);
     if (this.#have.has(number) && this.#next > number) this.#seek();

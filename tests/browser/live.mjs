@@ -1,12 +1,13 @@
 // Live streams on the page, in Chromium: a canvas draws a counter as a bar code, MediaRecorder records it, and a second window reads it
 // back from our own player, live, from the start, and from the file.
 //
-// node live.mjs URL CHROMIUM. Names of scenarios are read from standard input. Prints what each has seen, or the error, as a line of JSON.
-// The test judges it.
+// node live.mjs URL CHROMIUM SAMPLE. SAMPLE is a fragmented MP4 to publish, whose picture pauses from 6 s to 14 s, whose bars are those of
+// its time, and whose sound is of 400 Hz and 50 Hz more for each second. Names of scenarios are read from standard input. Prints what each
+// has seen, or the error, as a line of JSON. The test judges it.
 import { readFileSync } from "node:fs";
 import { launch, newPage, play, settled } from "./chromium.mjs";
 
-const [url, executablePath] = process.argv.slice(2);
+const [url, executablePath, sample] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
 const media = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--autoplay-policy=no-user-gesture-required"];
 const browser = await launch(executablePath, ...media);
@@ -42,17 +43,39 @@ function drawCamera() {
   };
 }
 
+/** In a page: what the bars of a video say, in seconds. */
+function barsOf(video) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 180 });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(video, 0, 0, 320, 180);
+  let count = 0;
+  for (let bit = 0; bit < 16; bit++) count = count * 2 + (context.getImageData(bit * 20 + 10, 90, 1, 1).data[0] > 127 ? 1 : 0);
+  return count / 10;
+}
+
 /** What the bars of the video of a page say, in seconds, and where it plays. */
 const readBars = (page, selector) =>
   page.evaluate((name) => {
     const video = document.querySelector(name);
-    const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 180 });
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(video, 0, 0, 320, 180);
-    let count = 0;
-    for (let bit = 0; bit < 16; bit++) count = count * 2 + (context.getImageData(bit * 20 + 10, 90, 1, 1).data[0] > 127 ? 1 : 0);
-    return { counted: count / 10, time: video.currentTime };
+    return { counted: barsOf(video), time: video.currentTime };
   }, selector);
+
+/** From now on keep in `places` of the page, ten times a second: where it plays, and what the bars and the pitch of the sound say, in seconds. */
+function keepPlaces(name) {
+  const video = document.querySelector(name);
+  const context = new AudioContext();
+  const analyser = new AnalyserNode(context, { fftSize: 8192, smoothingTimeConstant: 0 });
+  context.createMediaElementSource(video).connect(analyser).connect(context.destination);
+  const levels = new Float32Array(analyser.frequencyBinCount);
+  window.places = [];
+  setInterval(() => {
+    if (video.readyState < video.HAVE_FUTURE_DATA || video.seeking) return;
+    analyser.getFloatFrequencyData(levels);
+    const loudest = levels.reduce((best, level, bin) => (level > levels[best] ? bin : best), 0);
+    const hertz = (loudest * context.sampleRate) / analyser.fftSize;
+    window.places.push({ time: video.currentTime, counted: barsOf(video), heard: levels[loudest] > -60 ? (hertz - 400) / 50 : null });
+  }, 100);
+}
 
 async function open(hash, { init, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ["camera", "microphone"], ...options });
@@ -63,6 +86,7 @@ async function open(hash, { init, ...options } = {}) {
   // A list is 404 until it is long enough to be one.
   page.on("console", (message) => message.type() === "error" && !new URL(message.location().url || "about:blank").pathname.endsWith("/index.m3u8") && page.errors.push(message.text()));
   page.on("request", (request) => page.requested.push(new URL(request.url()).pathname));
+  await page.addInitScript(`globalThis.barsOf = ${barsOf}`);
   for (const script of [init].flat().filter(Boolean)) await page.addInitScript(script);
   await page.goto(`${url}/${hash}`);
   await page.waitForSelector('html[data-connection="connected"]');
@@ -101,7 +125,45 @@ async function end(page) {
   await page.locator(".toast", { hasText: "is a file now" }).waitFor({ timeout: 30 * SECOND });
 }
 
+/** Publish the sample by tus, each fragment of a second when a recorder would have it. */
+async function publishSample({ tus, publish_token: token }) {
+  const bytes = readFileSync(sample);
+  const ends = []; // of fragments, where the next one begins
+  for (let at = 0; at < bytes.length; at += bytes.readUInt32BE(at)) if (bytes.toString("latin1", at + 4, at + 8) === "moof") ends.push(at);
+  ends.shift(); // what is in front of the first one is sent with it
+  const begun = Date.now();
+  let offset = 0;
+  for (const [number, end] of [...ends, bytes.length].entries()) {
+    await new Promise((resolve) => setTimeout(resolve, begun + (number + 1) * SECOND - Date.now()));
+    const headers = { authorization: `Bearer ${token}`, "tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream", "upload-offset": String(offset) };
+    const answer = await fetch(`${url}${tus}`, { method: "PATCH", headers, body: bytes.subarray(offset, end) });
+    if (answer.status !== 204) throw new Error(`${answer.status} ${await answer.text()}`);
+    offset = end;
+  }
+}
+
 const scenarios = {
+  /** A picture that pauses while the sound goes on: watched live, and by who has gone into the pause. */
+  async pause() {
+    const headers = { "content-type": "application/json" };
+    const made = await (await fetch(`${url}/live`, { method: "POST", headers, body: JSON.stringify({ folder: "shows", filename: "pause.mp4" }) })).json();
+    const watching = await open(`#/live/${made.id}`, { init: withoutNative });
+    await watching.locator(watchVideo).waitFor({ state: "attached" });
+    await watching.evaluate(keepPlaces, watchVideo);
+    const plays_ = (seconds) => watching.waitForFunction(([name, time]) => document.querySelector(name).currentTime > time && document.querySelector(name).readyState >= 3, [watchVideo, seconds], { timeout: 30 * SECOND });
+    await publishSample(made);
+    await plays_(16);
+    const after = await readBars(watching, watchVideo);
+    const live = await watching.evaluate(() => window.places);
+    await watching.getByLabel("Place in the stream").fill("10");
+    await watching.evaluate(() => void (window.places.length = 0)); // those before it
+    await plays_(17);
+    const sought = await watching.evaluate(() => window.places);
+    await fetch(`${url}/live/${made.id}/end`, { method: "POST" });
+    await watching.locator(".watch-head .chip", { hasText: "Ended" }).waitFor();
+    return { live, after, sought, ended: await stateOf(made.id), list: await listOf(made.id), errors: watching.errors };
+  },
+
   /** Live, rewound while live, back at the edge, over a lost network, ended, and as a file. */
   async stream() {
     const { page, id } = await start("stream.mp4");

@@ -5,7 +5,9 @@ Playwright drives Debian's Chromium. Where Node, npm or the browser is not avail
 """
 
 import contextlib
+import itertools
 import json
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +23,61 @@ from tests.support.stack import Stack
 PROGRAM = Path(__file__).parent / "live.mjs"
 FRAME_TOLERANCE = 0.5
 """Seconds: the counter has tenths, the recorder and the decoder a frame each, on a machine that does other things as well."""
+PICTURE_ENDS, PICTURE_IS_BACK, SAMPLE_SECONDS = 6, 14, 20
+"""Seconds: of the sample that is published."""
+VIDEO_TICKS = 12_800
+"""A second of its picture, as ffmpeg writes 25 frames a second."""
 
 
 @pytest.fixture(scope="module")
-def browser(npm: NpmPackages, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenarioProgram]:
+def browser(
+    npm: NpmPackages, stack: Stack, ffmpeg: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScenarioProgram]:
     folder = tmp_path_factory.mktemp("live_page")
-    program = ScenarioProgram(npm, folder, PROGRAM, ["playwright-core", "axe-core"], stack.url)
+    encode_pausing_picture(ffmpeg, sample := folder / "pausing.mp4")
+    program = ScenarioProgram(npm, folder, PROGRAM, ["playwright-core", "axe-core"], stack.url, str(sample))
     with contextlib.closing(program):
         yield program
+
+
+def encode_pausing_picture(ffmpeg: str, path: Path) -> None:
+    """Write the sample: `live.mjs` says what is seen and heard in it."""
+    bars = "geq=lum='255*mod(floor(floor(T*10+0.001)/pow(2,15-X)),2)'".replace(",", r"\,")
+    shown = rf"select='lt(t\,{PICTURE_ENDS})+gte(t\,{PICTURE_IS_BACK})'"
+    picture = f"color=black:s=16x2:r=25:d={SAMPLE_SECONDS},format=gray,{bars},scale=320:180:flags=neighbor,{shown}"
+    sound = f"aevalsrc='sin(2*PI*(400*t+25*t*t))':s=48000:d={SAMPLE_SECONDS}"
+    command = [
+        ffmpeg,
+        "-v",
+        "error",
+        "-nostdin",
+        "-f",
+        "lavfi",
+        "-i",
+        picture,
+        "-f",
+        "lavfi",
+        "-i",
+        sound,
+        "-vsync",
+        "vfr",
+    ]
+    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+    command += [
+        "-frag_duration",
+        "1000000",
+        "-movflags",
+        "frag_keyframe+empty_moov+default_base_moof",
+        "-f",
+        "mp4",
+        "-",
+    ]
+    sent = subprocess.check_output(command, timeout=60)
+    # ffmpeg knows how long the last frame stands; a recorder, which sends each second of what comes, does not.
+    frame = VIDEO_TICKS // 25
+    last = struct.pack(">I", (PICTURE_IS_BACK - PICTURE_ENDS) * VIDEO_TICKS + frame)
+    assert sent.count(last) == 1
+    path.write_bytes(sent.replace(last, struct.pack(">I", frame)))
 
 
 def first_frame_after(ffprobe: str, address: str, seconds: float) -> float:
@@ -129,3 +178,33 @@ def test_view_is_loaded_late_fits_and_is_accessible(browser: ScenarioProgram) ->
     assert seen["found"] == []
     assert set(seen["widths"].values()) == {0}
     assert seen["errors"] == []
+
+
+def test_picture_that_pauses_is_stepped_over_and_the_sound_keeps_its_time(browser: ScenarioProgram) -> None:
+    """Row 16: Chromium plays the sound alone for 3 s, and waits then for a picture that comes at a later time."""
+    seen = browser.seen("pause")
+    for places in (seen["live"], seen["sought"]):
+        times = [place["time"] for place in places]
+        assert times == sorted(times), "nothing is played twice"
+        for place in places:
+            if place["time"] < PICTURE_ENDS or place["time"] > PICTURE_IS_BACK + FRAME_TOLERANCE:
+                assert place["counted"] == pytest.approx(place["time"], abs=FRAME_TOLERANCE), places
+        heard = [
+            place
+            for before, place in itertools.pairwise(places)
+            if place["heard"] is not None and place["time"] - before["time"] < FRAME_TOLERANCE
+        ]
+        assert len(heard) >= 10, places
+        for place in heard:
+            assert place["heard"] == pytest.approx(place["time"], abs=FRAME_TOLERANCE), places
+        assert any(PICTURE_IS_BACK <= time < PICTURE_IS_BACK + 1 for time in times), (
+            "nothing behind the pause is left out"
+        )
+    assert any(place["time"] < PICTURE_ENDS for place in seen["live"]), "it was watched before the pause"
+    assert seen["after"]["time"] > PICTURE_IS_BACK + 1
+    assert seen["after"]["counted"] == pytest.approx(seen["after"]["time"], abs=FRAME_TOLERANCE)
+    assert seen["errors"] == []
+    entries = check_playlist(seen["list"]).entries
+    assert not any(entry.discontinuity for entry in entries)
+    assert sum(entry.seconds for entry in entries) == pytest.approx(SAMPLE_SECONDS, abs=0.1)
+    assert (seen["ended"]["state"], seen["ended"]["duration"]) == ("ended", pytest.approx(SAMPLE_SECONDS, abs=0.1))

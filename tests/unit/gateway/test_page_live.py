@@ -148,6 +148,9 @@ def test_player_keeps_a_minute_and_loads_the_rest_again(tmp_path: Path, length: 
     assert (hole, stepped) == (pytest.approx(15 * length, abs=0.1), pytest.approx(0, abs=0.1)), (
         "the pause is stepped over"
     )
+    stepped, fetched = seen["ranOn"]
+    assert stepped == pytest.approx(0, abs=0.1), "and from its middle"
+    assert all(length * number > 110 for number in fetched), "nothing of the pause is loaded again"
     assert seen["bounded"] is seen["again"] is True
     assert seen["ended"] == [True, pytest.approx(200 + 100 * (length - 2), abs=6)]
 

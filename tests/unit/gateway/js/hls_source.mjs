@@ -160,6 +160,11 @@ video.play(end - 0.01);
 await until(() => video.currentTime > end);
 const [begin] = rangeAt(video.currentTime);
 seen.paused = [begin - end, video.currentTime - begin];
+// A browser that plays the other track on for some seconds, and waits then.
+fetched.length = 0;
+video.play(end + 3);
+await until(() => video.currentTime >= begin);
+seen.ranOn = [video.currentTime - begin, [...fetched]];
 pause = [Infinity, Infinity];
 // To the edge again, and to the end.
 fetched.length = 0;
