@@ -53,7 +53,8 @@ def settle_turn(turn: Turn, stream: LiveStream) -> Turn:
     """Return the turn of a publisher at a stream as it was acquired.
 
     Another one may have begun a source between the two readings. It is fenced off by now, so who begins a source does so behind it:
-    if both were refused, nobody would send. Raises Conflict where the publisher would have gone on with the source before.
+    if both were refused, the stream would have no publisher. Raises Conflict where the publisher would have gone on with the source
+    before.
     """
     source = stream.position.source + (1 if turn.begins else 0)
     if turn.publisher.endswith(f"/{source}"):
