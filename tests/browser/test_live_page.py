@@ -19,6 +19,7 @@ from tests.support.npm import NpmPackages
 from tests.support.programs import require_program
 from tests.support.scenarios import ScenarioProgram
 from tests.support.stack import Stack
+from tests.support.videos import FRAGMENTED_MP4_TO_STDOUT
 
 PROGRAM = Path(__file__).parent / "live.mjs"
 FRAME_TOLERANCE = 0.5
@@ -62,17 +63,7 @@ def encode_pausing_picture(ffmpeg: str, path: Path) -> None:
         "-vsync",
         "vfr",
     ]
-    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"]
-    command += [
-        "-frag_duration",
-        "1000000",
-        "-movflags",
-        "frag_keyframe+empty_moov+default_base_moof",
-        "-f",
-        "mp4",
-        "-",
-    ]
-    sent = subprocess.check_output(command, timeout=60)
+    sent = subprocess.check_output([*command, *FRAGMENTED_MP4_TO_STDOUT], timeout=60)
     # ffmpeg knows how long the last frame stands; a recorder, which sends each second of what comes, does not.
     frame = VIDEO_TICKS // 25
     last = struct.pack(">I", (PICTURE_IS_BACK - PICTURE_ENDS) * VIDEO_TICKS + frame)

@@ -9,10 +9,9 @@ import httpx
 import pytest
 
 from services.common.store.limits import BLOCK_SIZE
-from tests.support.fault_proxy import Fault
 from tests.support.fragmented_mp4 import fragment, init
 from tests.support.hls_rules import check_playlist
-from tests.support.live_changes import FIRST, SECOND, STEPS, Pair, status_of
+from tests.support.live_changes import FIRST, SECOND, STEPS, Pair, held_change, status_of
 from tests.support.live_client import LiveClient, make_stream, media_of, read_file, read_list
 from tests.support.opened_stores import with_stores
 from tests.support.waiting import eventually
@@ -73,17 +72,10 @@ def make_first(pair: Pair, *, takeover: bool) -> tuple[LiveClient, LiveClient]:
 @pytest.mark.parametrize("sent", [THIRD, SAME], ids=["another description", "the same description"])
 def test_a_second_publisher_takes_over_in_the_middle_of_a_change(pair: Pair, step: str, sent: bytes) -> None:
     """Rows 12 and 18: the first one's replica is held at a step until the second one has sent everything."""
-    assert pair.proxy is not None
     one, other = make_first(pair, takeover=True)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pair.proxy.hold_at(STEPS[step])
-        change = pool.submit(status_of, lambda: one.patch(len(FIRST), SECOND))
-        try:
-            assert pair.proxy.held.wait(20), "the change has not come to this step"
-            assert other.post(sent).status_code == TAKEN
-        finally:
-            pair.proxy.fault = Fault.NONE
-        assert change.result(30) in LOST
+    with held_change(pair, step, lambda: one.patch(len(FIRST), SECOND)) as status:
+        assert other.post(sent).status_code == TAKEN
+    assert status.result(30) in LOST
     check_whole(pair, other, [sent], [SECOND])
 
 
@@ -91,17 +83,10 @@ def test_a_second_publisher_takes_over_in_the_middle_of_a_change(pair: Pair, ste
 @pytest.mark.parametrize("step", STEPS)
 def test_a_second_publisher_is_refused_in_the_middle_of_a_change(pair: Pair, step: str) -> None:
     """Rows 12 and 18, without takeover."""
-    assert pair.proxy is not None
     one, other = make_first(pair, takeover=False)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pair.proxy.hold_at(STEPS[step])
-        change = pool.submit(status_of, lambda: one.patch(len(FIRST), SECOND))
-        try:
-            assert pair.proxy.held.wait(20), "the change has not come to this step"
-            assert other.post(THIRD).status_code == 409
-        finally:
-            pair.proxy.fault = Fault.NONE
-        assert change.result(30) == TAKEN
+    with held_change(pair, step, lambda: one.patch(len(FIRST), SECOND)) as status:
+        assert other.post(THIRD).status_code == 409
+    assert status.result(30) == TAKEN
     check_whole(pair, other, [SECOND], [b""])
 
 
@@ -135,7 +120,7 @@ def race(pair: Pair, first: LiveClient, second: LiveClient, sent: tuple[bytes, b
 @pytest.mark.parametrize("places", ["one replica", "two replicas"])
 @pytest.mark.parametrize("way", ["tus", "body"])
 def test_two_publishers_change_at_once(pair: Pair, places: str, way: str) -> None:
-    """Rows 12 and 18: whichever of them comes first."""
+    """Rows 12 and 18: either of the two may come first."""
     for number in range(ROUNDS):
         first, second = make_first(pair, takeover=True)
         race(pair, first, first if places == "one replica" else second, (SECOND, (THIRD, SAME)[number % 2]), way)

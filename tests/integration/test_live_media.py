@@ -16,6 +16,7 @@ from tests.support.hls_rules import check_playlist
 from tests.support.live_client import make_stream, media_of, read_file, read_list
 from tests.support.process_stats import anonymous_memory
 from tests.support.processes import ServiceProcess
+from tests.support.videos import FRAGMENTED_MP4_TO_STDOUT
 from tests.support.waiting import eventually
 
 
@@ -232,17 +233,7 @@ def test_a_picture_that_stands_still_is_taken_as_ffmpeg_sends_it(
     """Row 16: ten seconds without a new frame, and sound all the time; every frame of both is in the list and in the file."""
     command = [ffmpeg, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc=size=160x90:rate=25:duration=20"]
     command += ["-f", "lavfi", "-i", "sine=r=48000:duration=20", "-vf", "select='lt(t,4)+gte(t,14)'", "-vsync", "vfr"]
-    command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"]
-    command += [
-        "-frag_duration",
-        "1000000",
-        "-movflags",
-        "frag_keyframe+empty_moov+default_base_moof",
-        "-f",
-        "mp4",
-        "-",
-    ]
-    sent = subprocess.check_output(command, timeout=60)
+    sent = subprocess.check_output([*command, *FRAGMENTED_MP4_TO_STDOUT], timeout=60)
     client = make_stream(live)
     assert client.patch(0, sent, len(sent)).status_code == 204
     url = f"{library.url}/live/{client.id}/media.m3u8"

@@ -4,11 +4,8 @@ Fixture: `pair`, on the store of the fixture `stores`.
 """
 
 import contextlib
-import json
-import signal
-import sqlite3
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +14,14 @@ import pytest
 
 from services.common.settings import StoreSettings
 from tests.support.databases import ServerProcess
-from tests.support.fault_proxy import FaultProxy, run_fault_proxy
+from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
 from tests.support.fragmented_mp4 import fragment, init
 from tests.support.processes import ServiceProcess, run_service
 
-SHUTDOWN_TIMEOUT = 3.0
 FIRST = init() + fragment(0, 2) + fragment(2, 2, fill=300_000)
 SECOND = init(size=(90, 160)) + fragment(0, 2) + fragment(2, 2, fill=200)
 STEPS = {"the note": b"closing ", "the commit": b"video/mp4", "the upload": b" (2).mp4"}
-"""Steps of a change, and what the first bytes for the database have that belong to one."""
+"""By the name of a step of a change: the text in the first command of that step to the database."""
 
 
 @dataclass
@@ -36,7 +32,6 @@ class Pair:
     free: ServiceProcess
     library: ServiceProcess
     proxy: FaultProxy | None
-    sqlite: Path | None
 
 
 @pytest.fixture
@@ -47,7 +42,6 @@ def pair(stores: list[StoreSettings], redis_server: ServerProcess, tmp_path: Pat
         "GRIDCAST_REDIS_URL": redis_server.url,
         "GRIDCAST_LIVE_INTAKE_FACTOR": "0",
         "GRIDCAST_MIN_FREE_SPACE": "0",
-        "GRIDCAST_SHUTDOWN_TIMEOUT": str(SHUTDOWN_TIMEOUT),
     }
     url = settings.mongodb_uri.get_secret_value()
     common["GRIDCAST_MONGODB_DATABASE"], name = settings.mongodb_database, "GRIDCAST_MONGODB_URI"
@@ -55,56 +49,33 @@ def pair(stores: list[StoreSettings], redis_server: ServerProcess, tmp_path: Pat
         url = settings.database_url.get_secret_value()
         common["GRIDCAST_FILES_DIR"], name = settings.files_dir, "GRIDCAST_DATABASE_URL"
     with contextlib.ExitStack() as running:
-        env, proxy, sqlite = {**common, name: url}, None, None
+        env, proxy = {**common, name: url}, None
         behind = env
         if url:
             port = int(url.rpartition(":")[2].partition("/")[0])
             proxy = running.enter_context(run_fault_proxy(port))
             behind = {**common, name: url.replace(f":{port}", f":{proxy.port}")}
-        else:
-            sqlite = Path(settings.files_dir) / "gridcast.sqlite3"
         free = running.enter_context(run_service("services.live", tmp_path, env))
         library = running.enter_context(run_service("services.stream", tmp_path, env))
         held = running.enter_context(run_service("services.live", tmp_path, behind))
-        yield Pair(held, free, library, proxy, sqlite)
-
-
-class Termination:
-    """A process that has been sent SIGTERM."""
-
-    def __init__(self, service: ServiceProcess) -> None:
-        self._service = service
-        self._began = time.monotonic()
-        service.child.send_signal(signal.SIGTERM)
-
-    def wait_for_exit(self, margin: float) -> None:
-        """It ends with 0, so many seconds after its shutdown timeout at the latest."""
-        assert self._service.child.wait(60.0), "it does not end"
-        took = time.monotonic() - self._began
-        assert self._service.child.exit_summary().partition(":")[0].endswith(" ended with exit code 0")
-        assert took < SHUTDOWN_TIMEOUT + margin
-        assert "Traceback" not in self._service.log
+        yield Pair(held, free, library, proxy)
 
 
 @contextlib.contextmanager
-def locked_in_a_change(path: Path, stream_id: str, is_over: Callable[[], bool]) -> Iterator[bool]:
-    """Lock an SQLite database while the file of a stream is closed. False where the change was over before it was seen."""
-    statement = f"SELECT publisher FROM live WHERE id = '{stream_id}'"
-    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
+def held_change(pair: Pair, step: str, change: Callable[[], httpx.Response]) -> Iterator[Future[int]]:
+    """Send a request that changes the file, and run the block while its replica is held at a step of the change.
 
-        def is_closing() -> bool:
-            (publisher,) = database.execute(statement).fetchone()
-            return bool(json.loads(publisher).startswith("closing "))
-
-        while not is_over():
-            with contextlib.suppress(sqlite3.OperationalError):
-                if is_closing():
-                    database.execute("BEGIN IMMEDIATE")
-                    if is_closing():
-                        yield True
-                        return
-                    database.execute("ROLLBACK")
-        yield False
+    Yields the future of its status, see `status_of`; the replica goes on after the block.
+    """
+    assert pair.proxy is not None, "SQLite has no connection to hold"
+    with ThreadPoolExecutor(1) as pool:
+        pair.proxy.hold_at(STEPS[step])
+        status = pool.submit(status_of, change)
+        try:
+            assert pair.proxy.held.wait(20), "the change has not come to this step"
+            yield status
+        finally:
+            pair.proxy.fault = Fault.NONE
 
 
 def status_of(send: Callable[[], httpx.Response]) -> int:

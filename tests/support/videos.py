@@ -12,6 +12,11 @@ from tests.support.shared_folders import make_once
 
 DURATION_SECONDS = 60
 FRAMES_PER_SECOND = 25
+FRAGMENTED_MP4_TO_STDOUT = (
+    *("-c:v", "libx264", "-preset", "ultrafast", "-g", str(FRAMES_PER_SECOND), "-pix_fmt", "yuv420p", "-c:a", "aac"),
+    *("-frag_duration", "1000000", "-movflags", "frag_keyframe+empty_moov+default_base_moof", "-f", "mp4", "-"),
+)
+"""Output options of ffmpeg: H.264 and AAC in fragments of one second, on standard output."""
 
 
 @dataclass(frozen=True)
