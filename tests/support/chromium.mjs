@@ -2,9 +2,8 @@
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-// What nobody sees, and took half of the CPU time of a page: a spare renderer, and a page of Chromium's own for the list below the address
-// bar of each window (two features; each of them alone would make it). Playwright's switch is replaced by this one, so its features stand
-// here too.
+// First the spare renderer process and the page that draws the suggestions of the address bar (two features, each of which creates that
+// page): no test uses them, and they took half of the CPU time of a page. Playwright's own list follows, because this switch replaces it.
 const DISABLED_FEATURES = [
   ...["SpareRendererForSitePerProcess", "WebUIOmniboxPopup", "WebUIOmniboxAimPopup"],
   ...["AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable", "LensOverlay"],

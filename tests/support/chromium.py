@@ -27,7 +27,7 @@ CHROMIUM_FLAGS = [
         "--mute-audio",
     ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-    # What nobody sees: a spare renderer, and a page of Chromium's own for the list below the address bar of each window.
+    # No test uses extensions, the spare renderer process, or the page that draws the suggestions of the address bar.
     *(
         "--disable-extensions",
         "--disable-features=SpareRendererForSitePerProcess,WebUIOmniboxPopup,WebUIOmniboxAimPopup",

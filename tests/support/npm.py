@@ -106,6 +106,7 @@ class NpmPackages:
         try:
             modules = self._install(names) / "node_modules"
         except NpmUnavailable as error:
+            # `make setup` installs Python packages only: a machine may have no Node, no npm, or no way to the registry.
             pytest.skip(f"third-party clients need Node, npm and the npm registry: {error}")
         target = folder / "node_modules"
         target.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ class NpmPackages:
         """The folder in which these packages are installed. Raises NpmUnavailable."""
         everything = tuple(sorted(VERSIONS))
         if "PYTEST_XDIST_WORKER" in os.environ and names != everything:
-            with contextlib.suppress(NpmUnavailable):  # one that nobody needs here may be missing
+            with contextlib.suppress(NpmUnavailable):  # the registry may lack a package that is not in `names`
                 return self._install(everything)
         if names in self._failures:
             raise self._failures[names]

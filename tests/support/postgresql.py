@@ -42,6 +42,7 @@ def _has_memory(pid: str) -> bool:
 
 
 SERVER_USER = "nobody" if os.getuid() == 0 else None
+"""The system user that runs the server: PostgreSQL refuses to run as root. None: the user of the tests."""
 
 
 def _give_to_server(folder: Path) -> None:

@@ -24,7 +24,7 @@ DRIVER = Path(__file__).with_name("chromium.mjs")
 
 
 class ScenarioProgram:
-    """Runs `node PROGRAM URL CHROMIUM ARGUMENTS` in a folder with its packages. A scenario is played once, whoever asks."""
+    """Runs `node PROGRAM URL CHROMIUM ARGUMENTS` in a folder with its packages. Each scenario runs once; its result is cached."""
 
     def __init__(
         self, npm: NpmPackages, folder: Path, program: Path, packages: Iterable[str], url: str, *arguments: str
