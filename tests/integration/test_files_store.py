@@ -22,7 +22,7 @@ from sqlalchemy import event, text
 from services.common.errors import Conflict, Gone, GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.media import MediaName
 from services.common.store.errors import CorruptFile
-from services.common.store.files import database, exclusive_files, media_folder, migration, upload_changes
+from services.common.store.files import database, exclusive_files, file_io, migration, offset_changes, upload_changes
 from services.common.store.files.files_database import open_files_database
 from services.common.store.files.rows import upload_key
 from services.common.store.media_reader import ListQuery, PageKey
@@ -66,7 +66,7 @@ async def test_a_writer_that_was_paused_after_its_check_writes_over_nothing(
     """Its successor waits for it, and begins after its bytes."""
     begun = await adapters.store.create_upload(NAME, new_tus_upload("a"))
     checked, resume = threading.Event(), threading.Event()
-    write_at = media_folder.write_at
+    write_at = file_io.write_at
 
     def pausing(*arguments: Any, **options: Any) -> None:
         checked.set()
@@ -74,10 +74,10 @@ async def test_a_writer_that_was_paused_after_its_check_writes_over_nothing(
         write_at(*arguments, **options)
 
     await adapters.store.write_blocks(begun, 0, [b"o" * CHUNK_SIZE])
-    monkeypatch.setattr(media_folder, "write_at", pausing)
+    monkeypatch.setattr(file_io, "write_at", pausing)
     late = asyncio.create_task(adapters.store.write_blocks(begun, 0, [b"late" * (CHUNK_SIZE // 4)]))
     assert await asyncio.to_thread(checked.wait, 10)
-    monkeypatch.setattr(media_folder, "write_at", write_at)
+    monkeypatch.setattr(file_io, "write_at", write_at)
     acquiring = asyncio.create_task(adapters.store.acquire(begun.upload_id))
     await asyncio.wait({acquiring}, timeout=0.3)
     assert not acquiring.done()
@@ -319,7 +319,7 @@ async def test_an_offset_is_acknowledged_after_its_bytes_were_synced(
     """For each checkpoint of an upload in batches. From its second one on the batch itself syncs, once."""
     synced = [0]
     syncs: list[int] = []
-    sync_data, set_offset = media_folder.sync_data, upload_changes.set_offset
+    sync_data, set_offset = file_io.sync_data, offset_changes.set_offset
 
     def noting_sync(descriptor: int) -> None:
         length = os.fstat(descriptor).st_size  # what is written from now on need not be covered
@@ -328,11 +328,11 @@ async def test_an_offset_is_acknowledged_after_its_bytes_were_synced(
         syncs.append(length)
 
     def checking_set_offset(*arguments: Any, **options: Any) -> Any:
-        assert arguments[3] <= synced[0]
+        assert options["checkpoint"].offset <= synced[0]
         return set_offset(*arguments, **options)
 
-    monkeypatch.setattr(media_folder, "sync_data", noting_sync)
-    monkeypatch.setattr(upload_changes, "set_offset", checking_set_offset)
+    monkeypatch.setattr(file_io, "sync_data", noting_sync)
+    monkeypatch.setattr(offset_changes, "set_offset", checking_set_offset)
     data = os.urandom(6 * BATCH_SIZE + 100)
     writer = UploadWriter(adapters.store, len(data))
     writer.checkpoint_batches = True
@@ -359,13 +359,13 @@ async def test_what_an_overtaken_writer_has_synced_says_nothing_of_its_successor
     taken = await adapters.store.acquire(old.upload_id)
     assert isinstance(taken, tuple)
     syncs: list[int] = []
-    sync_data = media_folder.sync_data
+    sync_data = file_io.sync_data
 
     def noting_sync(descriptor: int) -> None:
         sync_data(descriptor)
         syncs.append(os.fstat(descriptor).st_size)
 
-    monkeypatch.setattr(media_folder, "sync_data", noting_sync)
+    monkeypatch.setattr(file_io, "sync_data", noting_sync)
     await adapters.store.write_blocks(taken[0], 1, [b"n" * CHUNK_SIZE])
     assert syncs == []
     await adapters.store.set_offset(taken[0], 2 * CHUNK_SIZE, b"", None, keep_lease=True)

@@ -5,6 +5,7 @@ test_gridfs_store and test_files_store.
 """
 
 import asyncio
+import functools
 import hashlib
 import os
 from contextlib import suppress
@@ -29,6 +30,7 @@ from services.common.store.media_reader import FolderTotals, ListQuery, PageKey,
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
+    Checkpoint,
     FinishedUpload,
     InProgressUpload,
     NewUpload,
@@ -81,6 +83,28 @@ async def test_file_is_visible_only_after_its_commit(adapters: StoreAdapters) ->
     assert info == announcement.info
     assert info is not None
     assert b"".join(await adapters.reader.read_blocks(info, 0, 1)) == data
+
+
+async def test_blocks_are_hashed_once_and_their_offset_is_set_by_one_of_two(adapters: StoreAdapters) -> None:
+    """A store that sets the offset behind a batch says so; otherwise the caller sets it."""
+    data = os.urandom(2 * CHUNK_SIZE)
+    upload = await adapters.store.create_upload(NAME, NewUpload(len(data), 60))
+    hashed = hashlib.sha256()
+    for number, end in enumerate((CHUNK_SIZE, 2 * CHUNK_SIZE)):
+        block = data[end - CHUNK_SIZE : end]
+        checkpoint = Checkpoint(end, len(data))
+        expires_at = await adapters.store.write_blocks(
+            upload, number, [block], functools.partial(hashed.update, block), checkpoint
+        )
+        if expires_at is None:
+            expires_at = await adapters.store.set_offset(upload, end, b"", len(data), keep_lease=True)
+        state = await adapters.store.get_durable_info(upload.upload_id)
+        assert isinstance(state, InProgressUpload)
+        assert (state.offset, state.length, state.expires_at) == (end, len(data), expires_at)
+        assert hashed.hexdigest() == hashlib.sha256(data[:end]).hexdigest()
+    await adapters.store.commit(upload, finished_upload(data))
+    with pytest.raises(Conflict):
+        await adapters.store.write_blocks(upload, 1, [b"late"], checkpoint=Checkpoint(1, None))
 
 
 async def test_metadata_belongs_to_the_version(adapters: StoreAdapters) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from services.common.errors import Conflict
 from services.common.media import MediaName
-from services.common.store.upload_store import NewUpload, UploadHandle
+from services.common.store.upload_store import Checkpoint, NewUpload, UploadHandle, do_nothing
 from services.upload.writer.upload_writer import BATCH_BLOCKS, UploadWriter
 from tests.support.store_adapters import StoreUnderTest
 
@@ -23,10 +23,18 @@ class OvertakenStore(StoreUnderTest):
 
     moment = ""
 
-    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
-        await super().write_blocks(upload, first_block, blocks)
+    async def write_blocks(
+        self,
+        upload: UploadHandle,
+        first_block: int,
+        blocks: Sequence[bytes],
+        hash_blocks: Callable[[], object] = do_nothing,
+        checkpoint: Checkpoint | None = None,
+    ) -> datetime | None:
+        expires_at = await super().write_blocks(upload, first_block, blocks, hash_blocks, checkpoint)
         if self.moment == "batch":
             assert await self.acquire(upload.upload_id) is not None
+        return expires_at
 
     async def set_offset(self, upload: UploadHandle, *args: Any, **options: Any) -> datetime:
         if self.moment == "checkpoint":

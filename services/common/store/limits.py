@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 BLOCK_SIZE = 255 * 1024
-"""Bytes of a block, GridFS's default: so every other tool can read the chunks, and the cache, the planner and the writer work alike
-on every store. Eight blocks are a whole number of pages."""
+"""Bytes of a block, GridFS's default: so every other tool can read the chunks, and the planner and the writer work alike on every
+store. Eight blocks are a whole number of pages."""
 MAX_UPLOADS_PER_NAME = 64
 """Unfinished uploads of one name."""
 MAX_IDLE_UPLOADS_PER_CLIENT = 16

@@ -222,6 +222,18 @@ class UploadStateReader(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A durable offset in bytes, and the length of the file where it is known."""
+
+    offset: int
+    length: int | None
+
+
+def do_nothing() -> None:
+    """Stands for work that a caller does not have."""
+
+
 class LeaseRenewer(Protocol):
     """Renews and releases leases. Raises ServiceUnavailable."""
 
@@ -247,11 +259,22 @@ class BlockWriter(LeaseRenewer, Protocol):
     async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
         """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing."""
 
-    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
+    async def write_blocks(
+        self,
+        upload: UploadHandle,
+        first_block: int,
+        blocks: Sequence[bytes],
+        hash_blocks: Callable[[], object] = do_nothing,
+        checkpoint: Checkpoint | None = None,
+    ) -> datetime | None:
         """Store blocks from number `first_block` on, in place of what was stored there.
 
         They are durable at the latest when a `set_offset` beyond them or the commit has returned. Only the last block of a file may
-        be shorter than `block_size`.
+        be shorter than `block_size`. `hash_blocks` is called once, in a thread, while the disk or the database is waited for. Where
+        this call raises, it may not have been called.
+
+        A store for which that costs less sets `checkpoint` in the same step, as `set_offset` with `keep_lease` does, and returns
+        when the upload expires. Otherwise the result is None, and the caller sets it.
         """
 
     async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:

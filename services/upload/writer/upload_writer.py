@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from services.common.errors import ContentTooLarge, GridcastError
@@ -17,6 +18,7 @@ from services.common.media import NO_METADATA, MediaName
 from services.common.store.quotas import RESERVATION_STEP_BYTES, QuotaExceeded
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
+    Checkpoint,
     InProgressUpload,
     NewUpload,
     OutboxEvent,
@@ -337,31 +339,26 @@ class UploadWriter:
         self._reserved_bytes = reserved
 
     async def _run_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
+        if self._offset_checkpoint is None:
+            raise RuntimeError("no upload in progress")
+        hash_blocks = partial(self._update_content, blocks, final=final)
+        checkpoint = self._next_checkpoint(first_block + len(blocks))
         try:
-            await self._write_batch(first_block, blocks, final=final)
-        except GridcastError as error:
-            self._on_error(error)
+            await self._offset_checkpoint.write_blocks(first_block, blocks, hash_blocks, checkpoint)
+        except BaseException as error:
+            self._content = None  # some of the blocks may not be in it
+            if isinstance(error, GridcastError):
+                self._on_error(error)
             raise
-
-    async def _write_batch(self, first_block: int, blocks: Sequence[bytes], *, final: bool) -> None:
-        if self._lease is not None:
-            await self._lease.ensure_held()
-        hashing = asyncio.to_thread(self._update_content, blocks, final=final)
-        storing = self._store.write_blocks(self._require_upload(), first_block, blocks)
-        for result in await asyncio.gather(hashing, storing, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
         metrics.STORED_BYTES.inc(sum(map(len, blocks)))
-        offset = (first_block + len(blocks)) * self._store.block_size
-        if (
-            self.checkpoint_batches
-            and not self._checkpoint_follows
-            and self._offset_checkpoint
-            and offset != self._unpublished_offset
-            and offset > self._offset_checkpoint.durable_offset
-            and self._is_checkpoint_due()
-        ):
-            await self._offset_checkpoint.schedule(offset, self.length)
+
+    def _next_checkpoint(self, block_count: int) -> Checkpoint | None:
+        """The durable offset behind the first `block_count` blocks; None where it is not to be set, or not yet."""
+        offset = block_count * self._store.block_size
+        follows = self.checkpoint_batches and not self._checkpoint_follows and offset != self._unpublished_offset
+        if follows and self.bytes_received - self.uncheckpointed_bytes < offset and self._is_checkpoint_due():
+            return Checkpoint(offset, self.length)
+        return None
 
     def _update_content(self, blocks: Sequence[bytes], *, final: bool) -> None:
         if self._content is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, select, update
+from sqlalchemy import BigInteger, Connection, case, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -79,4 +79,11 @@ def from_milliseconds(value: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
 
 
+_LEASE_TIME = _DatabaseTime() + schema.store.c.skew
+LEASE_CLOCK = select(
+    case((schema.store.c.latest < _LEASE_TIME, _LEASE_TIME), else_=schema.store.c.latest)
+).scalar_subquery()
+"""`StoreClock.now`, for a statement that need not read it first."""
+SKEW = select(schema.store.c.skew).scalar_subquery()
+"""`StoreClock.skew`."""
 _READING = select(_DatabaseTime(), schema.store.c.latest, schema.store.c.skew)

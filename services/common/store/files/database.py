@@ -1,4 +1,4 @@
-"""Opens the SQL database, runs transactions in it and maps its errors. The only file that opens engines and names drivers.
+"""Opens the SQL database and runs transactions in it. The only file that opens engines and names their drivers.
 
 A transaction is a plain function that gets a connection. It runs to its end, also where its caller is cancelled: a statement that
 was given up half-way would leave a connection in an unknown state.
@@ -11,22 +11,23 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, exc, text
+from sqlalchemy import Connection, Engine, Executable, QueuePool, create_engine, event, text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
+from services.common.errors import ServiceUnavailable
 from services.common.store.files.clock import CLOCK_RESOLUTION_MS, StoreClock, read_clock, record_clock
+from services.common.store.files.database_errors import OPERATION_TIMEOUT_SECONDS, map_database_errors, map_errors
 
-OPERATION_TIMEOUT_SECONDS = 8.0
-"""One transaction with all waiting: every request is promised an answer within 10 s."""
 BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process that writes."""
 CONNECT_TIMEOUT_SECONDS = 2.5
@@ -39,20 +40,8 @@ SQLITE_FILENAME = "gridcast.sqlite3"
 
 _log = logging.getLogger("gridcast.store")
 T = TypeVar("T")
-_SQLITE_LOCKED_CODES = frozenset({5, 6})
-_SQLITE_DAMAGED_CODES = frozenset({11, 26})
-_SQLITE_UNAVAILABLE_CODES = {
-    3: "the database file cannot be accessed",
-    8: "the database cannot be written",
-    10: "the disk of the database has failed",
-    14: "the database file cannot be opened",
-    23: "the database file cannot be accessed",
-}
-_SQLITE_FULL_CODE = 13
-_POSTGRESQL_FULL_STATES = frozenset({"53100"})
-# Classes of SQLSTATE: connection, resources, intervention of an operator, failed login, and lock or time limits of an object.
-_POSTGRESQL_UNAVAILABLE_CLASSES = frozenset({"08", "28", "3D", "53", "55", "57", "58", "XX", "40", "25"})
-_POSTGRESQL_NO_TABLE_STATE = "42P01"
+Execute = Callable[[Executable, Mapping[str, object]], Sequence[Any] | None]
+"""Runs a statement with its parameters and returns its first row."""
 
 
 class Transaction:
@@ -63,6 +52,10 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._clock: StoreClock | None = None
+
+    def execute(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+        """Run a statement and return its first row."""
+        return self.connection.execute(statement, parameters).first()
 
     @property
     def clock(self) -> StoreClock:
@@ -106,6 +99,12 @@ class SQLiteConnections:
         with self._engine.connect() as connection:
             return work(connection)
 
+    def execute_here(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+        """Run one statement in the calling thread, which is a transaction of its own, and return its first row."""
+        with closing(self._engine.raw_connection()) as connection:
+            rows: list[Sequence[Any]] = connection.cursor().execute(_sqlite_text(statement), parameters).fetchall()
+        return rows[0] if rows else None
+
     async def aclose(self) -> None:
         """Close all connections, after the transactions in progress."""
         await asyncio.to_thread(self._threads.shutdown)
@@ -128,16 +127,27 @@ class AsyncConnections:
         await self._engine.dispose()
 
 
-class BlockingReader:
-    """Reads SQLite in the calling thread, for threads that have more to do than to read: no switch of threads for it."""
+class BlockingConnections:
+    """Runs single statements of SQLite in the calling thread, for threads that have more to do: no switch of threads for them.
 
-    def __init__(self, connections: SQLiteConnections) -> None:
-        self._connections = connections
+    They go past SQLAlchemy's execution: a read takes 20 us of CPU instead of 108, a write 50 instead of 290.
+    """
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run statements that only read, each by itself. Raises ServiceUnavailable."""
-        with _mapped_errors():
-            return self._connections.run_here(work)
+    def __init__(self, readers: SQLiteConnections, writer: SQLiteConnections, before_write: Callable[[], None]) -> None:
+        self._readers = readers
+        self._writer = writer
+        self._before_write = before_write
+
+    def read(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+        """Return the first row. Raises ServiceUnavailable."""
+        with map_errors():
+            return self._readers.execute_here(statement, parameters)
+
+    def write(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Any] | None:
+        """Return the first row of what was changed; as `Database.write` without `durable`. Raises ServiceUnavailable."""
+        with map_errors():
+            self._before_write()
+            return self._writer.execute_here(statement, parameters)
 
 
 class Database:
@@ -153,12 +163,12 @@ class Database:
         self._durable: Connections
         self._relaxed: Connections
         self._reader: Connections
-        self.blocking_reader: BlockingReader | None = None
+        self.blocking: BlockingConnections | None = None
         if self.path is not None:
             self._durable = _sqlite_connections(self.path, "rw", "FULL")
-            self._relaxed = _sqlite_connections(self.path, "rw", "NORMAL")
+            self._relaxed = relaxed = _sqlite_connections(self.path, "rw", "NORMAL")
             self._reader = readers = _sqlite_connections(self.path, "rw", "NORMAL", READ_CONNECTIONS, read_only=True)
-            self.blocking_reader = BlockingReader(readers)
+            self.blocking = BlockingConnections(readers, relaxed, self._before_blocking_write)
         else:
             engine = _postgresql_engine(url)
             self._durable = self._relaxed = AsyncConnections(engine)
@@ -222,14 +232,20 @@ class Database:
             raise ServiceUnavailable("the database file was deleted or replaced; restart this service")
 
     async def _record_clock(self) -> None:
-        started_at = time.monotonic()
-        if started_at - self._clock_recorded_at >= CLOCK_RESOLUTION_MS / 1000:
-            self._clock_recorded_at = started_at
-            await self._run_to_end(
-                _transact(
-                    self._relaxed, lambda transaction: record_clock(transaction.connection), relaxed=not self.is_sqlite
-                )
-            )
+        if self._is_clock_due():
+            await self._run_to_end(_transact(self._relaxed, _record, relaxed=not self.is_sqlite))
+
+    def _is_clock_due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._clock_recorded_at >= CLOCK_RESOLUTION_MS / 1000
+        if due:
+            self._clock_recorded_at = now
+        return due
+
+    def _before_blocking_write(self) -> None:
+        self._check_file()
+        if self._is_clock_due() and isinstance(self._relaxed, SQLiteConnections):
+            self._relaxed.run_here(_in_transaction(_record))
 
     async def _run_to_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)
@@ -264,13 +280,26 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 async def _transact(connections: Connections, work: Callable[[Transaction], T], *, relaxed: bool = False) -> T:
+    return await connections.run(_in_transaction(work, relaxed=relaxed))
+
+
+def _record(transaction: Transaction) -> None:
+    record_clock(transaction.connection)
+
+
+def _in_transaction(work: Callable[[Transaction], T], *, relaxed: bool = False) -> Callable[[Connection], T]:
     def run(connection: Connection) -> T:
         with connection.begin():
             if relaxed:
                 connection.execute(_RELAX)
             return work(Transaction(connection))
 
-    return await connections.run(run)
+    return run
+
+
+@cache
+def _sqlite_text(statement: Any) -> str:
+    return str(statement.compile(dialect=sqlite.dialect(paramstyle="named")))
 
 
 _RELAX = text("SET LOCAL synchronous_commit TO off")
@@ -334,67 +363,3 @@ def _postgresql_engine(url: URL) -> AsyncEngine:
             },
         },
     )
-
-
-@asynccontextmanager
-async def map_database_errors(limit: float | None = OPERATION_TIMEOUT_SECONDS) -> AsyncIterator[None]:
-    """Map the errors by which a database says that it is unavailable, damaged or full, and `limit` seconds without an answer.
-
-    The transaction may still be committed. Every other error is a defect of this code and passes unchanged.
-    """
-    with _mapped_errors():
-        async with asyncio.timeout(limit):
-            yield
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except GridcastError:
-        raise
-    except (TimeoutError, exc.TimeoutError) as error:
-        raise ServiceUnavailable("the database does not respond") from error
-    except exc.DBAPIError as error:
-        mapped = _map_error(error.orig, disconnected=error.connection_invalidated)
-        if mapped is None:
-            raise
-        raise mapped from error
-    except OSError as error:
-        raise ServiceUnavailable("the database is unavailable") from error
-    except Exception as error:
-        # What asyncpg raises while it connects is not wrapped.
-        mapped = _map_error(error, disconnected=False) if type(error).__module__.startswith("asyncpg") else None
-        if mapped is None:
-            raise
-        raise mapped from error
-
-
-def _map_error(error: BaseException | None, *, disconnected: bool) -> GridcastError | None:
-    """The error to raise instead, None for a defect of this code. Its text contains nothing of the driver's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return _map_sqlite_error(code & 0xFF, str(error))
-    state = getattr(error, "sqlstate", None) or ""
-    if state == _POSTGRESQL_NO_TABLE_STATE:
-        return ServiceUnavailable("the tables are not created yet")
-    if state in _POSTGRESQL_FULL_STATES:
-        return InsufficientStorage("insufficient disk space for the database")
-    if disconnected or not state or state[:2] in _POSTGRESQL_UNAVAILABLE_CLASSES:
-        return ServiceUnavailable("the database is unavailable")
-    return None
-
-
-def _map_sqlite_error(code: int, message: str) -> GridcastError | None:
-    if code in _SQLITE_LOCKED_CODES:
-        return ServiceUnavailable("the database is locked by another process")
-    if code == _SQLITE_FULL_CODE:
-        return InsufficientStorage("insufficient disk space for the database")
-    if code in _SQLITE_DAMAGED_CODES:
-        _log.error("the database file is damaged; restore it from a backup")
-        return ServiceUnavailable("the database is damaged")
-    if code in _SQLITE_UNAVAILABLE_CODES:
-        return ServiceUnavailable(_SQLITE_UNAVAILABLE_CODES[code])
-    if message.startswith("no such table"):
-        return ServiceUnavailable("the tables are not created yet")
-    return None

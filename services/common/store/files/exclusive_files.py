@@ -14,15 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.store.errors import CorruptFile
-from services.common.store.files import media_folder, upload_changes
-from services.common.store.files.database import BlockingReader, Database
+from services.common.store.files import file_io, upload_changes
+from services.common.store.files.database import BlockingConnections, Database, Execute
 from services.common.store.files.media_folder import MediaFolder
 from services.common.store.files.rows import FilesUploadKey, Row
 from services.common.store.files.upload_changes import raise_lease_lost
+from services.common.store.upload_store import do_nothing
 
 DISK_THREADS = 16
 """Calls to the file system at the same time, in one process."""
@@ -77,7 +76,7 @@ class ExclusiveFiles:
     def sync_writes(self, key: FilesUploadKey, fencing_token: int, length: int) -> None:
         """Let each write with this handle sync the file from now on: its offset follows every batch. `length` bytes are durable.
 
-        The disk is then waited for beside the hash of the batch, in the thread that has the file open.
+        The disk then writes while the batch is hashed, in the thread that has the file open.
         """
         writer = key.file_id, fencing_token
         self._synced[writer] = max(length, self._synced.pop(writer, 0))
@@ -94,27 +93,46 @@ class ExclusiveFiles:
             await self._database.read(lambda connection: upload_changes.read_fenced(connection, key, fencing_token))
         )
 
-    async def write(self, key: FilesUploadKey, fencing_token: int, offset: int, pieces: Sequence[bytes]) -> None:
-        """Write bytes from `offset` on. They are durable once `make_durable` has returned."""
+    async def write(
+        self,
+        key: FilesUploadKey,
+        fencing_token: int,
+        offset: int,
+        pieces: Sequence[bytes],
+        hash_pieces: Callable[[], object] = do_nothing,
+        then: Callable[[Execute], T] | None = None,
+    ) -> T | None:
+        """Write bytes from `offset` on. They are durable once `make_durable` has returned.
+
+        `hash_pieces` is called in the thread that writes, while the disk takes the bytes. Where the bytes are synced there, `then`
+        follows in the same thread, and its result is returned; otherwise it is not called.
+        """
         writer = key.file_id, fencing_token
         sync = writer in self._synced
-        write_at = functools.partial(media_folder.write_at, sync=sync)
+        write_at = functools.partial(file_io.write_at, sync=sync, meanwhile=hash_pieces)
 
-        async def run() -> None:
-            if self._database.blocking_reader is not None:
-                step = functools.partial(self._write_if_unlocked, self._database.blocking_reader, write_at)
-                if await self._threads.run(step, key, fencing_token, offset, pieces):
-                    return
+        def write_and_follow(connections: BlockingConnections) -> tuple[bool, T | None]:
+            if not self._write_if_unlocked(connections, write_at, key, fencing_token, offset, pieces):
+                return False, None
+            return True, then(connections.write) if sync and then is not None else None
+
+        async def run() -> T | None:
+            if self._database.blocking is not None:
+                written, result = await self._threads.run(write_and_follow, self._database.blocking)
+                if written:
+                    return result
             async with self._locked(key, fencing_token) as (descriptor, _):
                 await self._threads.run(write_at, descriptor, offset, pieces)
+            return None
 
-        await self._threads.run_to_end(run())
+        result = await self._threads.run_to_end(run())
         if sync and writer in self._synced:
             self._synced[writer] = offset + sum(map(len, pieces))
+        return result
 
     def _write_if_unlocked(
         self,
-        reader: BlockingReader,
+        connections: BlockingConnections,
         write_at: Callable[[int, int, Sequence[bytes]], None],
         key: FilesUploadKey,
         fencing_token: int,
@@ -122,18 +140,17 @@ class ExclusiveFiles:
         pieces: Sequence[bytes],
     ) -> bool:
         """Do all that a write is within one thread; False, and nothing was done, where another one holds the lock."""
-
-        def read_row(connection: Connection) -> Row | None:
-            return upload_changes.read_fenced(connection, key, fencing_token)
-
+        fence = upload_changes.fence(key, fencing_token)
         opened = self._folder.open_locked(key.file_id)
         if opened is None:
-            _require(reader.read(read_row))  # a void handle must not create the file again
+            _require(
+                connections.read(upload_changes.READ_FENCED, fence)
+            )  # a void handle must not create the file again
             opened = _require_created(self._folder.open_locked(key.file_id, create=True))
         descriptor, locked = opened
         try:
             if locked:
-                _require(reader.read(read_row))
+                _require(connections.read(upload_changes.READ_FENCED, fence))
                 write_at(descriptor, offset, pieces)
         finally:
             os.close(descriptor)
@@ -148,7 +165,7 @@ class ExclusiveFiles:
                 await self.read_fenced(key, fencing_token)
                 return
             async with self._locked(key, fencing_token) as (descriptor, row):
-                await self._threads.run(media_folder.truncate_to, descriptor, max(length, row["offset"]))
+                await self._threads.run(file_io.truncate_to, descriptor, max(length, row["offset"]))
 
         await self._threads.run_to_end(run())
 
@@ -215,8 +232,8 @@ class ExclusiveFiles:
                 await self._threads.run(add_content, copied)
 
         for source_id, source_length in sources:
-            for start in range(0, source_length, media_folder.COPY_BYTES):
-                length = min(media_folder.COPY_BYTES, source_length - start)
+            for start in range(0, source_length, file_io.COPY_BYTES):
+                length = min(file_io.COPY_BYTES, source_length - start)
                 await self._threads.run_to_end(copy_piece(source_id, start, length))
                 offset += length
                 on_progress(offset)
@@ -231,7 +248,7 @@ class ExclusiveFiles:
             try:
                 target = self._folder.open_for_writing(target_id)
                 try:
-                    media_folder.copy_range(source, target, 0, 0, length)
+                    file_io.copy_range(source, target, 0, 0, length)
                 finally:
                     os.close(target)
             finally:
@@ -259,14 +276,14 @@ class ExclusiveFiles:
 
     async def _wait_for_lock(self, descriptor: int) -> bool:
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-        while not await self._threads.run(media_folder.try_lock, descriptor):
+        while not await self._threads.run(file_io.try_lock, descriptor):
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(LOCK_RETRY_SECONDS)
         return True
 
 
-def _require(row: Row | None) -> Row:
+def _require(row: T | None) -> T:
     if row is None:
         raise_lease_lost()
     return row

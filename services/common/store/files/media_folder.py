@@ -7,35 +7,24 @@ Every path is opened folder by folder, relative to a descriptor, and no symbolic
 store runs them in its own threads.
 """
 
-import errno
-import fcntl
-import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
+from services.common.errors import ServiceUnavailable
 from services.common.store.errors import CorruptFile
+from services.common.store.files import file_io
 from services.common.store.files.ids import is_id
-from services.common.store.limits import BLOCK_SIZE
 
-COPY_BYTES = 8 * 1024 * 1024
-"""Bytes copied by one call of copy_file_range."""
-SYNC_BYTES = 16 * 1024 * 1024
-"""A file is synced once in this many bytes: its last sync is short, and a client is read no faster than the disk writes."""
 MAX_KNOWN_ENTRIES = 4096
 """Files whose directory entries are known to be durable."""
 FOLDERS = 256 * 16
 """Folders that hold files."""
 
-_log = logging.getLogger("gridcast.store")
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_CANNOT_COPY = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV})
-_NOT_AS_WRITTEN = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO})
 
 
 def folders_of(file_id: str) -> tuple[str, str]:
@@ -96,7 +85,7 @@ class MediaFolder:
 
     def free_bytes(self) -> int:
         """Bytes that can still be written."""
-        with map_write_errors():
+        with file_io.map_write_errors():
             status = os.statvfs(self._root)
         return status.f_bavail * status.f_frsize
 
@@ -104,14 +93,14 @@ class MediaFolder:
 
     def open_for_reading(self, file_id: str, access: int = os.O_RDONLY) -> int:
         """Return a descriptor. Raises CorruptFile where the file is missing or is not a regular file."""
-        with map_read_errors(file_id), self._folder(file_id) as folder:
+        with file_io.map_read_errors(file_id), self._folder(file_id) as folder:
             # Not blocking: a named pipe would wait for its writer.
             descriptor = os.open(file_id, access | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         return _require_regular(descriptor, file_id)
 
     def open_for_writing(self, file_id: str) -> int:
         """Return a descriptor of the file, which is created where it is missing."""
-        with map_write_errors():
+        with file_io.map_write_errors():
             with self._folder(file_id, create=True) as folder:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
                 descriptor = os.open(file_id, flags, 0o600, dir_fd=folder)
@@ -126,7 +115,7 @@ class MediaFolder:
             descriptor = self.open_for_writing(file_id) if create else self.open_for_reading(file_id, os.O_RDWR)
         except CorruptFile:
             return None
-        return descriptor, try_lock(descriptor)
+        return descriptor, file_io.try_lock(descriptor)
 
     @contextmanager
     def _folder(self, file_id: str, *, create: bool = False) -> Iterator[int]:
@@ -159,8 +148,8 @@ class MediaFolder:
         try:
             if (found := os.fstat(descriptor).st_size) < length:
                 raise CorruptFile(f"file {file_id} is shorter than what was written")
-            with map_write_errors():
-                sync_data(descriptor)
+            with file_io.map_write_errors():
+                file_io.sync_data(descriptor)
                 if file_id not in self._synced_entries:
                     self._sync_entry(file_id)
         finally:
@@ -184,7 +173,7 @@ class MediaFolder:
         """Delete a file, durably; return whether it was there."""
         self._synced_entries.pop(file_id, None)
         try:
-            with map_write_errors(pass_on=FileNotFoundError), self._folder(file_id) as folder:
+            with file_io.map_write_errors(pass_on=FileNotFoundError), self._folder(file_id) as folder:
                 os.unlink(file_id, dir_fd=folder)
                 os.fsync(folder)
         except FileNotFoundError:
@@ -195,13 +184,13 @@ class MediaFolder:
         """Copy a piece of another file, and return what was copied. Raises CorruptFile where the other file is shorter."""
         source = self.open_for_reading(source_id)
         try:
-            copy_range(source, target, start, offset, length)
+            file_io.copy_range(source, target, start, offset, length)
         finally:
             os.close(source)
-        with map_write_errors():
-            copied = read_at(target, offset, length)
-            if offset // SYNC_BYTES != (offset + length) // SYNC_BYTES:
-                sync_data(target)
+        with file_io.map_write_errors():
+            copied = file_io.read_at(target, offset, length)
+            if offset // file_io.SYNC_BYTES != (offset + length) // file_io.SYNC_BYTES:
+                file_io.sync_data(target)
         if len(copied) != length:
             raise CorruptFile("a file is shorter than what was written")
         return copied
@@ -212,33 +201,36 @@ class MediaFolder:
         """Return `length` bytes from `start` on. Raises CorruptFile where there are fewer."""
         descriptor = self.open_for_reading(file_id)
         try:
-            with map_read_errors(file_id):
-                data = read_at(descriptor, start, length)
+            with file_io.map_read_errors(file_id):
+                data = file_io.read_at(descriptor, start, length)
         finally:
             os.close(descriptor)
         if len(data) != length:
             raise CorruptFile(f"file {file_id} is shorter than what was written")
         return data
 
-    def read_blocks(self, file_id: str, length: int, first_block: int, last_block: int) -> list[bytes]:
-        """Return blocks of a file of `length` bytes. Raises CorruptFile where the file has another length."""
+    def read_pieces(self, file_id: str, length: int, start: int, end: int, piece_size: int) -> list[bytes]:
+        """Return bytes `start` to `end` of a file of `length` bytes, in pieces; the last one ends with the file.
+
+        Raises CorruptFile where the file has another length.
+        """
         descriptor = self.open_for_reading(file_id)
         try:
-            with map_read_errors(file_id):
+            with file_io.map_read_errors(file_id):
                 if (found := os.fstat(descriptor).st_size) != length:
                     raise CorruptFile(f"file {file_id} has {found} bytes instead of {length}")
-                blocks = []
-                for start in range(first_block * BLOCK_SIZE, min(length, (last_block + 1) * BLOCK_SIZE), BLOCK_SIZE):
-                    size = min(BLOCK_SIZE, length - start)
-                    block = read_at(descriptor, start, size)
-                    if len(block) != size:  # truncated at this moment
+                pieces = []
+                for position in range(start, min(length, end), piece_size):
+                    size = min(piece_size, length - position)
+                    piece = file_io.read_at(descriptor, position, size)
+                    if len(piece) != size:  # truncated at this moment
                         break
-                    blocks.append(block)
+                    pieces.append(piece)
         finally:
             os.close(descriptor)
-        if not blocks:
-            raise CorruptFile(f"file {file_id}: block {first_block} is missing")
-        return blocks
+        if not pieces:
+            raise CorruptFile(f"file {file_id}: byte {start} is missing")
+        return pieces
 
     def length_of(self, file_id: str) -> int | None:
         """Return the length of a file, None where it is missing or is not a regular file."""
@@ -258,7 +250,7 @@ class MediaFolder:
         """
         found: list[tuple[str, float]] = []
         names = folder_at(index)
-        with map_write_errors():
+        with file_io.map_write_errors():
             try:
                 outer = os.open(self._root / names[0], _FOLDER_FLAGS)
             except FileNotFoundError:
@@ -278,110 +270,6 @@ class MediaFolder:
             finally:
                 os.close(inner)
         return found
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock a file against all other writers until the descriptor is closed; False where another one holds it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write_at(descriptor: int, offset: int, pieces: Sequence[bytes], *, sync: bool = False) -> None:
-    """Write all pieces from `offset` on, and begin to bring them to the disk; with `sync` the whole file is durable then."""
-    with map_write_errors():
-        views = [memoryview(piece) for piece in pieces if piece]
-        position = offset
-        while views:
-            count = os.pwritev(descriptor, views[:1024], position)
-            position += count
-            while views and count >= len(views[0]):
-                count -= len(views[0])
-                del views[0]
-            if count:
-                views[0] = views[0][count:]
-        if hasattr(os, "posix_fadvise") and not sync:
-            # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
-            os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
-        if sync or offset // SYNC_BYTES != position // SYNC_BYTES:
-            sync_data(descriptor)
-
-
-def sync_data(descriptor: int) -> None:
-    """Make all bytes of a file durable, and its length."""
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)
-    else:  # macOS, whose fsync leaves the bytes in the cache of the disk
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
-
-
-def truncate_to(descriptor: int, length: int) -> None:
-    """Cut off what is beyond `length` bytes."""
-    with map_write_errors():
-        if os.fstat(descriptor).st_size > length:
-            os.ftruncate(descriptor, length)
-
-
-def copy_range(source: int, target: int, start: int, offset: int, length: int) -> None:
-    """Copy `length` bytes, within the kernel where it can do that. Raises CorruptFile where the source has fewer."""
-    with map_write_errors():
-        while length:
-            count = _copy_once(source, target, min(length, COPY_BYTES), start, offset)
-            if not count:
-                raise CorruptFile("a file is shorter than what was written")
-            start, offset, length = start + count, offset + count, length - count
-
-
-def _copy_once(source: int, target: int, length: int, start: int, offset: int) -> int:
-    if hasattr(os, "copy_file_range"):
-        try:
-            return os.copy_file_range(source, target, length, start, offset)
-        except OSError as error:
-            if error.errno not in _CANNOT_COPY:
-                raise
-    return os.pwrite(target, os.pread(source, min(length, 2**20), start), offset)
-
-
-def read_at(descriptor: int, start: int, length: int) -> bytes:
-    """Read up to `length` bytes; fewer at the end of the file only."""
-    data = os.pread(descriptor, length, start)
-    while 0 < len(data) < length:  # interrupted, or a file system that reads in pieces
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-@contextmanager
-def map_write_errors(pass_on: type[OSError] | tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Map errors of the operating system to InsufficientStorage and ServiceUnavailable; those of `pass_on` pass unchanged."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, pass_on):
-            raise
-        raise _map_error(error) from error
-
-
-@contextmanager
-def map_read_errors(file_id: str) -> Iterator[None]:
-    """Map a file that is missing, or a symbolic link, to CorruptFile, and everything else to ServiceUnavailable."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NOT_AS_WRITTEN:
-            raise CorruptFile(f"file {file_id}: {error.strerror}") from error
-        raise _map_error(error) from error
-
-
-def _map_error(error: OSError) -> GridcastError:
-    if error.errno in _FULL:
-        return InsufficientStorage("insufficient disk space for this file")
-    _log.error("the folder of the files cannot be used: %s", error.strerror)
-    return ServiceUnavailable("the files cannot be read or written")
 
 
 def _require_regular(descriptor: int, file_id: str) -> int:

@@ -7,7 +7,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from sqlalchemy import BigInteger, Connection, CursorResult, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    CursorResult,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from services.common.errors import AlreadyExists, Conflict, GridcastError, PreconditionFailed, TooManyRequests
 from services.common.media import MediaName
@@ -31,13 +42,12 @@ _FENCED = (
     uploads.c.media_id == bindparam("of_media"),
     uploads.c.fencing_token == bindparam("of_token"),
 )
-_READ_FENCED = select(uploads).where(*_FENCED)
+READ_FENCED = select(uploads).where(*_FENCED)
 _INSERT_UPLOAD = insert(uploads)
 _COUNT_TOMBSTONES = select(func.count()).select_from(tombstones).where(tombstones.c.media_id == bindparam("of_media"))
 _READ_UPLOADS = select(uploads).where(uploads.c.media_id == bindparam("of_media"))
 _INSERT_TOMBSTONE = insert(tombstones)
-_UPDATE_FENCED = update(uploads).where(*_FENCED)
-_UPDATE_FENCED_RETURNING = _UPDATE_FENCED.returning(uploads)
+UPDATE_FENCED = update(uploads).where(*_FENCED)
 _DELETE_FENCED = delete(uploads).where(*_FENCED).returning(uploads)
 _FORGET_METADATA = update(finished_uploads).where(finished_uploads.c.media_id == bindparam("of_media"))
 _INSERT_FINISHED = insert(finished_uploads)
@@ -138,7 +148,7 @@ def assign_name(
     lifetime = None if ttl is None else milliseconds(ttl)
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     result = transaction.connection.execute(
-        _UPDATE_FENCED,
+        UPDATE_FENCED,
         {
             **fence(key, fencing_token),
             "media_id": media["id"],
@@ -203,7 +213,7 @@ def fence(key: FilesUploadKey, fencing_token: int) -> dict[str, Any]:
 
 def read_fenced(connection: Connection, key: FilesUploadKey, fencing_token: int) -> Row | None:
     """Return the row of an upload, None where its fencing token is another."""
-    return connection.execute(_READ_FENCED, fence(key, fencing_token)).mappings().first()
+    return connection.execute(READ_FENCED, fence(key, fencing_token)).mappings().first()
 
 
 def doom_uploads(transaction: Transaction, rows: Sequence[Row]) -> None:
@@ -251,39 +261,11 @@ def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings
 
 def move_to_file(transaction: Transaction, key: FilesUploadKey, fencing_token: int, file_id: str) -> None:
     """Continue an upload in another file; the old one is deleted twice."""
-    result = transaction.connection.execute(_UPDATE_FENCED, {**fence(key, fencing_token), "file_id": file_id})
+    result = transaction.connection.execute(UPDATE_FENCED, {**fence(key, fencing_token), "file_id": file_id})
     if not result.rowcount:
         raise_lease_lost()
     live_changes.move_to_file(transaction, key.file_id, file_id)
     add_tombstone(transaction, key.media_id, key.file_id, transaction.now, second_purge=True)
-
-
-def set_offset(
-    transaction: Transaction,
-    key: FilesUploadKey,
-    fencing_token: int,
-    offset: int,
-    length: int | None,
-    timings: StoreTimings,
-    *,
-    keep_lease: bool,
-    extend_expiry: bool,
-) -> tuple[int, StoreClock]:
-    """Set the durable offset, and renew or release the lease. Returns when the upload expires."""
-    lease_ttl = milliseconds(timings.lease_ttl)
-    now = transaction.now
-    values: dict[str, Any] = {
-        "offset": offset,
-        "length": length,
-        "lease_until": now + lease_ttl if keep_lease else None,
-    }
-    statement = _SET_OFFSET if extend_expiry else _UPDATE_FENCED_RETURNING
-    if extend_expiry:
-        values |= {"at": now, "lease_ttl": lease_ttl}
-    row = transaction.connection.execute(statement, {**fence(key, fencing_token), **values}).mappings().first()
-    if row is None:
-        raise_lease_lost()
-    return row["expires_at"], transaction.clock
 
 
 def reserve(transaction: Transaction, key: FilesUploadKey, owner: bytes, length: int, quota: Quota) -> None:
@@ -302,7 +284,7 @@ def renew_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: in
 
 def release_lease(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> None:
     """End the lease; no effect where another writer has acquired the upload."""
-    transaction.connection.execute(_UPDATE_FENCED, {**fence(key, fencing_token), "lease_until": None})
+    transaction.connection.execute(UPDATE_FENCED, {**fence(key, fencing_token), "lease_until": None})
 
 
 def remove_upload(transaction: Transaction, key: FilesUploadKey, fencing_token: int) -> Row | None:
@@ -381,12 +363,8 @@ def _greater(column: Any, value: Any) -> Any:
     return case((column > value, column), else_=value)
 
 
-_SET_OFFSET = _UPDATE_FENCED_RETURNING.values(
-    expires_at=bindparam("at", type_=BigInteger())
-    + func.coalesce(uploads.c.lifetime, bindparam("lease_ttl", type_=BigInteger()))
-)
 _UNTIL = bindparam("until", type_=BigInteger())
-_RENEW_LEASE = _UPDATE_FENCED.values(
+_RENEW_LEASE = UPDATE_FENCED.values(
     lease_until=case((uploads.c.lease_until.is_(None), None), else_=_UNTIL),
     expires_at=_greater(uploads.c.expires_at, _UNTIL),
 )

@@ -3,6 +3,7 @@
 A file is visible only by its row, which is committed after its bytes are durable.
 """
 
+import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Table, select, update
 from services.common.errors import Gone, ServiceUnavailable
 from services.common.media import MediaName, Poster
 from services.common.store.errors import CorruptFile
-from services.common.store.files import schema, upload_changes
+from services.common.store.files import offset_changes, schema, upload_changes
 from services.common.store.files.clock import StoreClock, read_clock
 from services.common.store.files.commit import FilesCommitter
 from services.common.store.files.database import Transaction
@@ -38,6 +39,7 @@ from services.common.store.upload_ids import UploadId, digest_secret, make_secre
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
+    Checkpoint,
     FinishedUpload,
     InProgressUpload,
     NewUpload,
@@ -46,6 +48,7 @@ from services.common.store.upload_store import (
     StoredFile,
     UploadHandle,
     UploadState,
+    do_nothing,
 )
 
 READ_BATCH_BLOCKS = 16
@@ -206,10 +209,22 @@ class FilesUploadStore:
             return b""
         return await self._files.threads.run(self._files.folder.read_range, file_id, offset - length, length)
 
-    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
+    async def write_blocks(
+        self,
+        upload: UploadHandle,
+        first_block: int,
+        blocks: Sequence[bytes],
+        hash_blocks: Callable[[], object] = do_nothing,
+        checkpoint: Checkpoint | None = None,
+    ) -> datetime | None:
         """Write the blocks at their places. The next offset or the commit makes them durable."""
-        key = upload_key(upload)
-        await self._exclusive.write(key, upload.fencing_token, first_block * BLOCK_SIZE, blocks)
+        key, token = upload_key(upload), upload.fencing_token
+        then = None
+        if checkpoint is not None:
+            then = functools.partial(
+                offset_changes.set_offset, upload=upload, checkpoint=checkpoint, timings=self.timings
+            )
+        return await self._exclusive.write(key, token, first_block * BLOCK_SIZE, blocks, hash_blocks, then)
 
     async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:
         """Shorten the file. What is durable stays, as the tail does in other stores."""
@@ -231,24 +246,18 @@ class FilesUploadStore:
         if tail:
             await self._exclusive.write(key, token, offset - len(tail), [tail])
         await self._exclusive.make_durable(key, token, offset)
-        expires_at, clock = await self._database.write(
-            lambda transaction: upload_changes.set_offset(
-                transaction,
-                key,
-                token,
-                offset,
-                length,
-                self.timings,
-                keep_lease=keep_lease,
-                extend_expiry=extend_expiry,
-            ),
+        set_offset = functools.partial(
+            offset_changes.set_offset, upload=upload, checkpoint=Checkpoint(offset, length), timings=self.timings
+        )
+        expires_at = await self._database.write(
+            lambda transaction: set_offset(transaction.execute, keep_lease=keep_lease, extend_expiry=extend_expiry),
             durable=durable or not keep_lease,
         )
         if keep_lease and offset:  # without a byte the entry of the file is not durable
             self._exclusive.sync_writes(key, token, offset)
         else:
             self._exclusive.end_synced_writes(key, token)
-        return clock.to_datetime(expires_at)
+        return expires_at
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""

@@ -90,6 +90,14 @@ class MongoDatabase:
         rows: list[dict[str, Any]] = await cursor.to_list(limit)
         return rows
 
+    async def read_free_bytes(self) -> int | None:
+        """Return the free bytes on the volume of the database as `dbStats` reports them; with shards, on the fullest one."""
+        async with map_mongo_errors():
+            stats = await self.database.command("dbStats")
+        # A database that does not exist yet is reported on a volume of 0 bytes, which means nothing.
+        volumes = [shard for shard in stats.get("raw", {"": stats}).values() if shard.get("fsTotalSize")]
+        return min((int(volume["fsTotalSize"] - volume["fsUsedSize"]) for volume in volumes), default=None)
+
     async def ping(self) -> None:
         """Check that a primary responds. Raises ServiceUnavailable."""
         async with map_mongo_errors():

@@ -1,4 +1,4 @@
-"""Sets the durable offset of an unfinished upload, and keeps the bytes behind its last whole chunk: its tail."""
+"""Sets the durable offset and the lease of an unfinished upload, and keeps the bytes behind its last whole chunk: its tail."""
 
 import itertools
 from datetime import datetime
@@ -26,7 +26,7 @@ def raise_lease_lost() -> NoReturn:
 
 
 class OffsetWriter:
-    """Sets offsets. One for each store, because it numbers the tails that it inserts."""
+    """Sets offsets and leases. One for each store, because it numbers the tails that it inserts."""
 
     def __init__(self, mongo: MongoDatabase, chunk_store: ChunkStore, timings: StoreTimings) -> None:
         self._media = mongo.collection("media")
@@ -84,6 +84,20 @@ class OffsetWriter:
             await self._chunk_store.delete_tails(record_id, number)
         expires_at: datetime = entry["expires_at"]
         return expires_at
+
+    async def renew_lease(self, upload: UploadHandle) -> None:
+        """Extend the lease. Raises Conflict where the fencing token is another."""
+        update = document_updates.renew_lease(upload_key(upload).record_id, self._timings)
+        async with map_mongo_errors():
+            result = await self._media.update_one(fenced_filter_of(upload), update)
+        if not result.matched_count:
+            raise_lease_lost()
+
+    async def release_lease(self, upload: UploadHandle) -> None:
+        """Set the lease to null."""
+        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"lease_until": None}, self._timings)
+        async with map_mongo_errors():
+            await self._media.update_one(fenced_filter_of(upload), update)
 
     async def _note_tail_chunks(self, upload: UploadHandle) -> None:
         # Not journaled by itself: the journal keeps the order, and the insert waits for it.

@@ -6,7 +6,7 @@ There are no transactions: a standalone server, a replica set and a sharded clus
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from services.common.aio.beside import run_beside
 from services.common.errors import GridcastError, ServiceUnavailable, TooManyRequests
 from services.common.media import MediaName, Poster
 from services.common.store.gridfs import document_updates, documents, indexes
@@ -34,6 +35,7 @@ from services.common.store.upload_ids import digest_secret, make_secret, secret_
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
+    Checkpoint,
     FinishedUpload,
     InProgressUpload,
     NewUpload,
@@ -42,6 +44,7 @@ from services.common.store.upload_store import (
     StoredFile,
     UploadHandle,
     UploadState,
+    do_nothing,
 )
 
 UPSERT_ATTEMPTS = 20
@@ -87,12 +90,8 @@ class GridFSUploadStore:
             raise ServiceUnavailable("the indexes are not built yet")
 
     async def get_free_bytes(self) -> int | None:
-        """Return the free bytes on the volume of the database as `dbStats` reports them; with shards, on the fullest one."""
-        async with map_mongo_errors():
-            stats = await self._mongo.database.command("dbStats")
-        # A database that does not exist yet is reported on a volume of 0 bytes, which means nothing.
-        volumes = [shard for shard in stats.get("raw", {"": stats}).values() if shard.get("fsTotalSize")]
-        return min((int(volume["fsTotalSize"] - volume["fsUsedSize"]) for volume in volumes), default=None)
+        """Return the free bytes on the volume of the database."""
+        return await self._mongo.read_free_bytes()
 
     async def create_upload(
         self, name: MediaName | None, new_upload: NewUpload, preconditions: Preconditions = MUST_NOT_EXIST
@@ -145,14 +144,13 @@ class GridFSUploadStore:
             "moving": 1,
         }
         place = documents.name_filter(name, record_id)
-        document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
+        query = {"_id": media_id, **place} if media_id else place
+        document = await self._upsert(query, update, projection)
+        if not document["added"] and document.get("moving"):  # its file may be elsewhere already
+            await self._mover.settle(document["_id"])
+            document = await self._upsert(query, update, projection)
         if document["added"]:
             return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
-        if document.get("moving"):  # its file may be elsewhere already
-            await self._mover.settle(document["_id"])
-            document = await self._upsert({"_id": media_id, **place} if media_id else place, update, projection)
-            if document["added"]:
-                return make_handle(UploadKey(document["_id"], record_id, file_id), name, 1, secret, new_upload.owner)
         if not document["preconditions_hold"]:
             if not document["has_current"]:  # then the upsert may have created the document, with nothing in it
                 await self._floors.delete_if_empty(document["_id"])
@@ -237,8 +235,7 @@ class GridFSUploadStore:
         """Increment the fencing token."""
         if (key := parse_upload_id(upload_id)) is None:
             return None
-        acquired = await self.acquire_record(key, secret_of(upload_id))
-        if acquired is not None:
+        if (acquired := await self.acquire_record(key, secret_of(upload_id))) is not None:
             return acquired
         state = await self.get_durable_info(upload_id)
         return state if isinstance(state, FinishedUpload) else None
@@ -267,10 +264,20 @@ class GridFSUploadStore:
             state = replace(state, tail=await self._chunk_store.read_tail(record_id, number))
         return upload, state
 
-    async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
-        """Insert the blocks as chunks."""
-        file_id = upload_key(upload).file_id
-        await self._chunk_store.insert(file_id, first_block, blocks, lambda: self.renew_lease(upload))
+    async def write_blocks(
+        self,
+        upload: UploadHandle,
+        first_block: int,
+        blocks: Sequence[bytes],
+        hash_blocks: Callable[[], object] = do_nothing,
+        checkpoint: Checkpoint | None = None,
+    ) -> datetime | None:
+        """Insert the blocks as chunks. An offset is best set beside the next batch, so `checkpoint` is not."""
+        del checkpoint
+        key = upload_key(upload)
+        inserting = self._chunk_store.insert(key.file_id, first_block, blocks, lambda: self.renew_lease(upload))
+        await run_beside(hash_blocks, inserting)
+        return None
 
     async def truncate_blocks(self, upload: UploadHandle, first_block: int) -> None:
         """Delete chunks `first_block` and up."""
@@ -294,17 +301,11 @@ class GridFSUploadStore:
 
     async def renew_lease(self, upload: UploadHandle) -> None:
         """Extend the lease. Raises Conflict where the fencing token is another."""
-        update = document_updates.renew_lease(upload_key(upload).record_id, self.timings)
-        async with map_mongo_errors():
-            result = await self._media.update_one(fenced_filter_of(upload), update)
-        if not result.matched_count:
-            raise_lease_lost()
+        await self._offsets.renew_lease(upload)
 
     async def release_lease(self, upload: UploadHandle) -> None:
         """Set the lease to null."""
-        update = document_updates.set_upload_fields(upload_key(upload).record_id, {"lease_until": None}, self.timings)
-        async with map_mongo_errors():
-            await self._media.update_one(fenced_filter_of(upload), update)
+        await self._offsets.release_lease(upload)
 
     def iter_blocks(self, upload: UploadHandle, block_count: int) -> AsyncGenerator[bytes, None]:
         """Yield the first chunks."""
@@ -392,9 +393,8 @@ class GridFSUploadStore:
     async def ack_event(self, event: OutboxEvent) -> None:
         """Remove the event from the document, and mark those before it."""
         media_id = ObjectId(event.name_key)
+        removal = document_updates.remove_event(ObjectId(event.id), self.timings)
         async with map_mongo_errors():
-            await self._media.update_one(
-                {"_id": media_id}, document_updates.remove_event(ObjectId(event.id), self.timings)
-            )
+            await self._media.update_one({"_id": media_id}, removal)
         if event.type == "file.deleted":
             await self._floors.delete_if_empty(media_id)
