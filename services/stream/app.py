@@ -53,7 +53,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
         store = open_store(settings)
         redis = RedisClient.from_url(settings.redis_url.get_secret_value())
         metadata_cache = MetadataCache(store.reader, settings.metadata_cache_entries, lambda: invalidations.subscribed)
-        cache = BlockCache(store.reader, settings.block_cache_size)
+        cache = BlockCache(store.blocks, settings.block_cache_size)
         send_timeout = SendTimeoutMonitor(settings.send_timeout)
         live = LiveService(settings, store, redis, cache, send_timeout, is_open=auth is None)
         invalidations = Subscription(

@@ -11,7 +11,7 @@ from services.common.store.garbage_collector import GarbageCollector
 from services.common.store.growing_files import GrowingFiles
 from services.common.store.live_messages import LiveMessages
 from services.common.store.live_store import LiveStore
-from services.common.store.media_reader import MediaReader
+from services.common.store.media_reader import BlockReader, MediaReader
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.revocation_store import RevocationStore
 from services.common.store.timings import StoreTimings
@@ -25,6 +25,8 @@ class MediaStore:
 
     uploads: UploadStore
     reader: MediaReader
+    blocks: BlockReader
+    """What a cache reads from: its blocks have the size that suits reading."""
     garbage: GarbageCollector
     importer: FileImporter
     revocations: RevocationStore
@@ -75,9 +77,11 @@ def _open_gridfs(
     except ConfigurationError as error:
         raise InvalidStoreSettings(str(error)) from None
     uploads = GridFSUploadStore(mongo, timings, quota, relays_events=relays_events)
+    reader = GridFSMediaReader(mongo)
     return MediaStore(
         uploads=uploads,
-        reader=GridFSMediaReader(mongo),
+        reader=reader,
+        blocks=reader,
         garbage=GridFSGarbageCollector(mongo, timings, quota, relays_events=relays_events),
         importer=GridFSFileImporter(mongo, timings),
         revocations=GridFSRevocationStore(mongo),
@@ -100,7 +104,7 @@ def _open_files(
     from services.common.store.files.growing_files import FilesGrowingFiles  # noqa: PLC0415
     from services.common.store.files.live_messages import FilesLiveMessages  # noqa: PLC0415
     from services.common.store.files.live_store import FilesLiveStore  # noqa: PLC0415
-    from services.common.store.files.media_reader import FilesMediaReader  # noqa: PLC0415
+    from services.common.store.files.media_reader import FilesBlockReader, FilesMediaReader  # noqa: PLC0415
     from services.common.store.files.revocation_store import FilesRevocationStore  # noqa: PLC0415
     from services.common.store.files.upload_playback import FilesUploadPlayback  # noqa: PLC0415
     from services.common.store.files.upload_store import FilesUploadStore  # noqa: PLC0415
@@ -110,6 +114,7 @@ def _open_files(
     return MediaStore(
         uploads=uploads,
         reader=FilesMediaReader(files),
+        blocks=FilesBlockReader(files),
         garbage=FilesGarbageCollector(files, timings, quota, relays_events=relays_events),
         importer=FilesFileImporter(files, timings),
         revocations=FilesRevocationStore(files),
