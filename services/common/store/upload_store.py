@@ -89,6 +89,8 @@ class FinishedUpload:
     owner: str = ""
 
 
+AcquiredUpload = tuple[UploadHandle, InProgressUpload]
+
 UploadState = InProgressUpload | FinishedUpload | None
 """None where no such upload is known or it has expired."""
 
@@ -244,8 +246,12 @@ class BlockWriter(LeaseRenewer, Protocol):
     block_size: int
     """Bytes of every block but the last one of a file."""
 
-    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
-        """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing."""
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
+        """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing.
+
+        With `fencing_token` only where it is still that: of callers that have seen the same one, one acquires the upload, and the
+        others get Conflict.
+        """
 
     async def write_blocks(self, upload: UploadHandle, first_block: int, blocks: Sequence[bytes]) -> None:
         """Store blocks from number `first_block` on, in place of what was stored there.

@@ -229,12 +229,18 @@ def add_tombstone(
     transaction.connection.execute(_INSERT_TOMBSTONE, values)
 
 
-def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
-    """Increment the fencing token, so that every older handle is void; None where the upload is gone or has expired."""
+def acquire(
+    transaction: Transaction, key: FilesUploadKey, timings: StoreTimings, seen_token: int | None
+) -> tuple[Row, StoreClock] | None:
+    """Increment the fencing token; None where the upload is gone or has expired. Conflict where it is not `seen_token`."""
     if lock_media(transaction, key.media_id) is None:
         return None
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     alive = (uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.expires_at > transaction.now)
+    if seen_token is not None:
+        current = transaction.connection.scalar(select(uploads.c.fencing_token).where(*alive))
+        if current not in {None, seen_token}:
+            raise_lease_lost()
     statement = (
         update(uploads)
         .where(*alive)

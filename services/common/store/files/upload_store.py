@@ -38,8 +38,8 @@ from services.common.store.upload_ids import UploadId, digest_secret, make_secre
 from services.common.store.upload_store import (
     MUST_NOT_EXIST,
     NO_PRECONDITIONS,
+    AcquiredUpload,
     FinishedUpload,
-    InProgressUpload,
     NewUpload,
     OutboxEvent,
     Preconditions,
@@ -161,7 +161,7 @@ class FilesUploadStore:
 
         return await self._database.write(read)
 
-    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
         """Increment the fencing token while no write is in progress."""
         if (found := parse_upload_id(upload_id)) is None:
             return None
@@ -171,7 +171,9 @@ class FilesUploadStore:
         key = FilesUploadKey(found.media_id, found.record_id, row["file_id"])
         acquired, waited = await self._exclusive.hold(
             key,
-            lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
+            lambda: self._database.write(
+                lambda transaction: upload_changes.acquire(transaction, key, self.timings, fencing_token)
+            ),
         )
         if acquired is None:
             return await self._get_finished(upload_id)

@@ -75,11 +75,13 @@ def preconditions_hold(preconditions: Preconditions) -> Document:
     return {"$and": tests}
 
 
-def upload_not_expired(record_id: ObjectId, secret_digest: str | None) -> Document:
-    """An expression: whether the upload is there, has that secret, and has not expired."""
+def may_acquire(record_id: ObjectId, secret_digest: str | None, fencing_token: int | None) -> Document:
+    """An expression: whether the upload is there, has that secret, has not expired, and has that fencing token, if one is given."""
     secret = {"$eq": [{"$ifNull": ["$$this.secret", None]}, secret_digest]}
-    test = {"$and": [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
-    return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
+    tests = [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]
+    if fencing_token is not None:
+        tests.append({"$eq": ["$$this.fence", fencing_token]})
+    return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": {"$and": tests}}}]}
 
 
 # Updates of unfinished uploads.
