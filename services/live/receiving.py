@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -131,10 +131,7 @@ class LiveReceiver:
         return request.replay(stream)
 
     async def _receive_source(self, stream: LiveStream, body: UploadBody, request: TusRequest, sid: str | None) -> int:
-        async with self._open(stream, "tus", body, sid, check=request.check) as (intake, turn):
-            request.check(intake.writer.stream, turn)
-            if turn.begins:
-                await intake.begin_source()
+        async with self._open(stream, "tus", body, sid, check=request.check) as intake:
             received = request.offset
             while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 received += len(piece)
@@ -156,8 +153,7 @@ class LiveReceiver:
         """Begin a source that can be resumed, without bytes. Returns its number. Raises Conflict, Gone."""
         if stream.state == "ended":
             raise Gone("this stream has ended")
-        async with self._open(stream, "tus", body, None, anew=True) as (intake, _):
-            await intake.begin_source()
+        async with self._open(stream, "tus", body, None, anew=True) as intake:
             await intake.writer.release()
             return intake.writer.stored_position.source
 
@@ -165,8 +161,7 @@ class LiveReceiver:
         """Receive one endless body: a source of its own. With `ends` its proper end is that of the stream."""
         if stream.state == "ended":
             raise Gone("this stream has ended")
-        async with self._open(stream, "body", body, sid, anew=True) as (intake, _):
-            await intake.begin_source()
+        async with self._open(stream, "body", body, sid, anew=True) as intake:
             stop_at: float | None = None
             while (piece := await body.read(READ_IDLE_SECONDS)) is not None:
                 await self._feed(intake, piece)
@@ -202,9 +197,7 @@ class LiveReceiver:
         self, stream: LiveStream, body: UploadBody, data: bytes, sid: str | None, *, is_last_attempt: bool
     ) -> bool:
         """Store an object; False where it has to wait for the one in front of it."""
-        async with self._in_turn(stream), self._open(stream, "objects", body, sid, preempts=False) as (intake, turn):
-            if turn.begins:
-                await intake.begin_source()
+        async with self._in_turn(stream), self._open(stream, "objects", body, sid, preempts=False) as intake:
             session = intake.session
             try:
                 facts = read_object(data, session.init)
@@ -262,40 +255,55 @@ class LiveReceiver:
         anew: bool = False,
         preempts: bool = True,
         check: Callable[[LiveStream, Turn], None] = lambda *_: None,
-    ) -> AsyncIterator[tuple[Intake, Turn]]:
-        """Acquire a stream for a publisher. After an error what is complete is made durable, and a full stream is ended.
+    ) -> AsyncIterator[Intake]:
+        """Acquire a stream for a publisher, and begin its source. After an error what is complete is kept, and a full stream ended.
 
         `check` raises before the stream is acquired, so that a request that is refused changes nothing.
         """
-        turn = take_turn(stream, kind, self._now(), anew=anew)
+        take_turn(stream, kind, self._now(), anew=anew)
         if not preempts:
             await self._wait_for_writer(stream)
             stream = await self._ender.read(stream.new.id)  # what was stored while this one waited
             stream = await self._recordings.finish_change(stream)
             turn = take_turn(stream, kind, self._now(), anew=anew)
-            async with self._acquired(stream, kind, turn, body, sid) as acquired:
-                yield acquired
+            async with self._acquired(stream, kind, turn, body, sid, check) as intake:
+                yield intake
             return
-        async with self._locks.exclusive(stream.new.id, body):
-            # What a request of this process has stored while it was stopped.
-            stream = await self._ender.read(stream.new.id)
-            if stream.state == "ended":
-                raise Gone("this stream has ended")
-            stream = await self._recordings.finish_change(stream)
-            turn = take_turn(stream, kind, self._now(), anew=anew)
-            check(stream, turn)
-            async with self._acquired(stream, kind, turn, body, sid) as acquired:
-                yield acquired
+        async with AsyncExitStack() as held:
+            async with self._in_turn(stream):  # who begins a source is not stopped before it is stored
+                if self._locks.is_held(stream.new.id):
+                    stream = await self._ender.read(stream.new.id)
+                    turn = take_turn(stream, kind, self._now(), anew=anew)
+                    if turn.begins:
+                        check(stream, turn)  # nor afterwards by one that has lost its own
+                await held.enter_async_context(self._locks.exclusive(stream.new.id, body))
+                # What a request of this process has stored while it was stopped.
+                stream = await self._ender.read(stream.new.id)
+                if stream.state == "ended":
+                    raise Gone("this stream has ended")
+                stream = await self._recordings.finish_change(stream)
+                turn = take_turn(stream, kind, self._now(), anew=anew)
+                check(stream, turn)
+                intake = await held.enter_async_context(self._acquired(stream, kind, turn, body, sid, check))
+            yield intake
 
     @asynccontextmanager
     async def _acquired(
-        self, stream: LiveStream, kind: PublisherKind, turn: Turn, body: UploadBody, sid: str | None
-    ) -> AsyncIterator[tuple[Intake, Turn]]:
-        writer = await StreamWriter.open(self._stores, stream, turn.publisher, body.abort)
+        self,
+        stream: LiveStream,
+        kind: PublisherKind,
+        turn: Turn,
+        body: UploadBody,
+        sid: str | None,
+        check: Callable[[LiveStream, Turn], None],
+    ) -> AsyncIterator[Intake]:
+        open_writer = StreamWriter.open if turn.begins else StreamWriter.go_on
+        writer = await open_writer(self._stores, stream, turn.publisher, body.abort)
         try:
             settled = settle_turn(turn, writer.stream)
             if settled != turn:
                 writer.stream = await self._stores.live.set_publisher(stream.new.id, writer.fence, settled.publisher)
+            check(writer.stream, settled)
             limits = StreamLimits.from_json(stream.new.limits_json)
             extent = extent_of(writer.stream, writer.stream.position)
             intake = Intake(
@@ -313,7 +321,9 @@ class LiveReceiver:
             await writer.close()
             raise
         try:
-            yield intake, settled
+            if settled.begins:
+                await intake.begin_source()
+            yield intake
         except BaseException as error:
             await self._cleanup.run_after(error, self._save(intake, kind, error))
             raise

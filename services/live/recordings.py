@@ -41,7 +41,10 @@ class Recordings:
         Raises Conflict, Gone, QuotaExceeded, ServiceUnavailable.
         """
         stream = await self._close(writer)
-        return await StreamWriter.open(self._stores, stream, publisher_of(stream), on_lost)
+        # Another publisher may have come to the next file already: this one would go on in the middle of what that one sends.
+        return await StreamWriter.open(
+            self._stores, stream, publisher_of(stream), on_lost, fencing_token=stream.first_fence
+        )
 
     async def finish_change(self, stream: LiveStream) -> LiveStream:
         """Finish what another process has begun, and return the stream; without a change it stays as it is. Raises as `change`."""

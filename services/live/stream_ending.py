@@ -25,7 +25,7 @@ from services.common.media import MediaInfo, MediaName
 from services.common.store.growing_files import file_etag
 from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import DELETED, MAX_SEGMENTS_READ, LivePosition, LiveStream
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, OutboxEvent, StoredFile, UploadHandle
+from services.common.store.upload_store import AcquiredUpload, FinishedUpload, OutboxEvent, StoredFile, UploadHandle
 from services.common.uploads.locks import UploadLocks
 from services.live.hook_answers import metadata_of_file
 from services.live.live_events import LiveEvents
@@ -223,9 +223,7 @@ class StreamEnder:
         await self._publish_event(event)
         return event.info
 
-    async def _acquire_renamed(
-        self, stream: LiveStream
-    ) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+    async def _acquire_renamed(self, stream: LiveStream) -> AcquiredUpload | FinishedUpload | None:
         """Acquire the upload of a stream under the numbered name that it was given; None where it has none."""
         upload_id = await self._stores.live.find_upload(stream, numbered_names(stream.new.name))
         return None if upload_id is None else await self._stores.uploads.acquire(upload_id)

@@ -29,6 +29,9 @@ LIVE_BATCH_BLOCKS = 8
 STORE_WAIT_SECONDS = 30.0
 """How long a publisher waits for a store that is unavailable. Nothing is read from it meanwhile."""
 WRITE_RETRY_SECONDS = 0.25
+NOTE_WAIT_SECONDS = 3.0
+"""How long a publisher that goes on waits for one that has acquired the stream and not noted itself as its publisher."""
+NOTE_POLL_SECONDS = 0.1
 
 _log = logging.getLogger("gridcast.live")
 _Result = TypeVar("_Result")
@@ -93,14 +96,19 @@ class StreamWriter:
         publisher: str,
         on_lost: Callable[[Conflict], object],
         store_wait: float = STORE_WAIT_SECONDS,
+        *,
+        fencing_token: int | None = None,
     ) -> "StreamWriter":
         """Acquire a stream for a publisher: older writers are fenced off from here on.
 
-        `store_wait`: seconds for which a store that is unavailable is waited for. Raises Gone where the stream has ended or its
-        bytes are damaged.
+        `store_wait`: seconds for which a store that is unavailable is waited for. With `fencing_token`, that of the stream as the
+        caller knows it, raises Conflict where another writer has acquired it since, and changes nothing. Raises Gone where the
+        stream has ended or its bytes are damaged.
         """
         requested_at = time.monotonic()
-        acquired = await stores.uploads.acquire(stream.new.upload_id)
+        # An upload begins with the token 1, a stream with that of no writer.
+        token = None if fencing_token is None else max(1, fencing_token - stream.first_fence)
+        acquired = await stores.uploads.acquire(stream.new.upload_id, token)
         if not isinstance(acquired, tuple):
             raise Gone("this stream has ended")
         upload, state = acquired
@@ -116,6 +124,26 @@ class StreamWriter:
             await lease.stop_renewing()
             raise
         return cls(stores, upload, current, session, tail, lease, store_wait)
+
+    @classmethod
+    async def go_on(
+        cls, stores: LiveStores, stream: LiveStream, publisher: str, on_lost: Callable[[Conflict], object]
+    ) -> "StreamWriter":
+        """Acquire a stream for a publisher that goes on with its source, as `open` does.
+
+        Raises Conflict where another publisher has come since the stream was read: this one could not go on behind it, and would
+        only have stopped it. One that is killed, or paused, before it has noted itself is not waited for longer than a moment.
+        """
+        deadline = time.monotonic() + NOTE_WAIT_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                return await cls.open(stores, stream, publisher, on_lost, fencing_token=stream.fencing_token)
+            except Conflict:
+                current = await stores.live.get_stream(stream.new.id)
+                if current is None or current.fencing_token != stream.fencing_token:
+                    raise
+            await asyncio.sleep(NOTE_POLL_SECONDS)
+        return await cls.open(stores, stream, publisher, on_lost)
 
     @property
     def fence(self) -> int:

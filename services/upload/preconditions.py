@@ -5,7 +5,7 @@ from datetime import datetime
 from services.common.errors import BadRequest
 from services.common.http.dates import parse_http_date
 from services.common.http.etags import is_wildcard, iter_etags
-from services.common.store.upload_store import Preconditions
+from services.common.store.preconditions import Preconditions
 
 
 def parse_preconditions(

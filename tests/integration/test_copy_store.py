@@ -21,7 +21,11 @@ from services.common.media import MediaInfo, MediaName
 from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.media_reader import ListQuery, PageKey
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile
+from services.common.store.preconditions import NO_PRECONDITIONS
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+)
 from services.upload import copy_store
 from tests.support.opened_stores import opened_store, with_stores
 from tests.support.process_stats import peak_memory

@@ -20,8 +20,12 @@ from services.common.store.delivery_store import (
 )
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.limits import MAX_OUTBOX_EVENTS, MAX_UNRELAYED_EVENTS
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
+from services.common.store.upload_store import (
+    NewUpload,
+    OutboxEvent,
+)
 from tests.support.opened_stores import STORE_KINDS, with_stores
 from tests.support.store_adapters import finished_upload
 from tests.support.waiting import eventually_async

@@ -33,7 +33,8 @@ from services.common.store.files.garbage_collector import FilesGarbageCollector
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.upload_store import FilesUploadStore
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile
+from services.common.store.preconditions import NO_PRECONDITIONS
+from services.common.store.upload_store import (NewUpload, StoredFile,)
 
 folder, database = sys.argv[1:]
 NAME = MediaName("f", "n")

@@ -26,8 +26,12 @@ from services.common.store.files import database, exclusive_files, file_io, migr
 from services.common.store.files.files_database import open_files_database
 from services.common.store.files.rows import upload_key
 from services.common.store.media_reader import ListQuery, PageKey
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, InProgressUpload, NewUpload
+from services.common.store.upload_store import (
+    InProgressUpload,
+    NewUpload,
+)
 from services.upload.writer.upload_writer import UploadWriter
 from tests.support.live_streams import begin_stream
 from tests.support.postgresql import PostgreSQLServer, run_postgresql
@@ -486,7 +490,8 @@ from services.common.media import MediaName
 from services.common.store.files.files_database import open_files_database
 from services.common.store.files.media_reader import FilesMediaReader
 from services.common.store.files.upload_store import FilesUploadStore
-from services.common.store.upload_store import NewUpload, NO_PRECONDITIONS
+from services.common.store.preconditions import NO_PRECONDITIONS
+from services.common.store.upload_store import (NewUpload,)
 
 async def main():
     files = open_files_database("", sys.argv[1])

@@ -20,12 +20,10 @@ from services.common.store.gridfs.chunks import INSERT_RETRY_SECONDS, ChunkStore
 from services.common.store.gridfs.commit import Committer
 from services.common.store.gridfs.move import Mover
 from services.common.store.gridfs.upload_store import GridFSUploadStore
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS, Preconditions
 from services.common.store.upload_store import (
-    MUST_NOT_EXIST,
-    NO_PRECONDITIONS,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     UploadHandle,
 )
 from tests.support.databases import PreparedDatabases, ServerProcess

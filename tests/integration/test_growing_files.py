@@ -8,7 +8,12 @@ import pytest
 
 from services.common.errors import Conflict
 from services.common.store.growing_files import MAX_DURABLE_READ_BYTES, file_etag
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile, UploadHandle
+from services.common.store.preconditions import NO_PRECONDITIONS
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+    UploadHandle,
+)
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import NAME, StoreAdapters, finished_upload
 

@@ -27,15 +27,13 @@ from services.common.media import MediaInfo, MediaName, sha256_etag
 from services.common.store import limits
 from services.common.store.errors import CorruptFile
 from services.common.store.media_reader import FolderTotals, ListQuery, PageKey, Sort
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS, Preconditions
 from services.common.store.upload_store import (
-    MUST_NOT_EXIST,
-    NO_PRECONDITIONS,
     Checkpoint,
     FinishedUpload,
     InProgressUpload,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     StoredFile,
     UploadHandle,
 )
@@ -267,6 +265,26 @@ async def test_acquiring_an_upload_fences_off_the_older_writer(
         await adapters.store.write_blocks(old, 1, [b"late"])
     await adapters.store.commit(new, finished_upload(data))
     assert inspector.read_file(inspector.only_document()["current"]["file"]) == data
+
+
+async def test_of_callers_that_have_seen_the_same_fencing_token_one_acquires(adapters: StoreAdapters) -> None:
+    """It is not fenced off by the others; who has seen its token takes over, and who asks for nothing."""
+    upload = await adapters.store.create_upload(NAME, NewUpload(0, 60))
+    seen = upload.fencing_token
+    calls = (adapters.store.acquire(upload.upload_id, seen) for _ in range(8))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    [(taken, _)] = [result for result in results if isinstance(result, tuple)]
+    assert sum(isinstance(result, Conflict) for result in results) == 7
+    await adapters.store.renew_lease(taken)
+    with pytest.raises(Conflict):
+        await adapters.store.acquire(upload.upload_id, seen)
+    await adapters.store.renew_lease(taken)
+    for token in (taken.fencing_token, None):
+        again = await adapters.store.acquire(upload.upload_id, token)
+        assert isinstance(again, tuple)
+        taken = again[0]
+    await adapters.store.commit(taken, finished_upload(b""))
+    assert isinstance(await adapters.store.acquire(upload.upload_id, seen), FinishedUpload)
 
 
 async def test_late_batch_of_an_older_writer_is_discarded(adapters: StoreAdapters, inspector: StoreInspector) -> None:

@@ -21,8 +21,12 @@ from services.common.store import file_importer
 from services.common.store.errors import CorruptFile
 from services.common.store.factory import MediaStore
 from services.common.store.media_reader import ListQuery
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+)
 from tests.support.opened_stores import STORE_KINDS, opened_store, with_stores
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.waiting import eventually_async

@@ -15,7 +15,11 @@ from services.common.errors import AlreadyExists, Conflict, Gone, PreconditionFa
 from services.common.media import MediaName, Poster
 from services.common.store.files import file_changes
 from services.common.store.media_reader import ListQuery
-from services.common.store.upload_store import MUST_NOT_EXIST, NO_PRECONDITIONS, NewUpload, OutboxEvent
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS
+from services.common.store.upload_store import (
+    NewUpload,
+    OutboxEvent,
+)
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import (
     NAME,

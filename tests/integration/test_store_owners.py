@@ -7,7 +7,12 @@ import pytest
 from services.common.errors import AlreadyExists
 from services.common.media import MediaName
 from services.common.store.media_reader import ListQuery
-from services.common.store.upload_store import NO_PRECONDITIONS, FinishedUpload, InProgressUpload, NewUpload
+from services.common.store.preconditions import NO_PRECONDITIONS
+from services.common.store.upload_store import (
+    FinishedUpload,
+    InProgressUpload,
+    NewUpload,
+)
 from tests.support.store_adapters import NAME, StoreAdapters, finished_upload, new_tus_upload
 
 pytestmark = pytest.mark.anyio

@@ -14,9 +14,14 @@ from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore
 from services.common.store.growing_files import file_etag
 from services.common.store.media_reader import ListQuery
+from services.common.store.preconditions import NO_PRECONDITIONS, Preconditions
 from services.common.store.quotas import Quota, QuotaExceeded
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, Preconditions, StoredFile, UploadHandle
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+    UploadHandle,
+)
 from tests.support.opened_stores import STORE_KINDS, opened_store, with_stores
 
 pytestmark = [pytest.mark.anyio, with_stores(*((kind,) for kind in STORE_KINDS))]

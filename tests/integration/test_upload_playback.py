@@ -10,8 +10,13 @@ from services.common.store.errors import CorruptFile
 from services.common.store.files.upload_playback import FilesUploadPlayback
 from services.common.store.gridfs.upload_playback import GridFSUploadPlayback
 from services.common.store.play_addresses import PlayAddress, make_play_address, parse_play_address
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.upload_playback import GrowingUpload, PlayedFile, UploadPlayback
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, StoredFile, UploadHandle
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+    UploadHandle,
+)
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.store_adapters import NAME, FilesAdapters, GridFSAdapters, StoreAdapters, finished_upload
 

@@ -15,7 +15,7 @@ from services.common.bus.publisher import EventPublisher
 from services.common.errors import Conflict, Gone, NotFound, ServiceUnavailable
 from services.common.media import MediaName, sha256_etag
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import FinishedUpload, InProgressUpload, NewUpload, UploadHandle
+from services.common.store.upload_store import AcquiredUpload, FinishedUpload, InProgressUpload, NewUpload, UploadHandle
 from services.common.uploads.body import UploadBody
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.limits import DiskSpaceMonitor
@@ -184,9 +184,9 @@ class CountingStore(StoreUnderTest):
         self.calls.append("get_info")
         return await super().get_info(address)
 
-    async def acquire(self, address: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
         self.calls.append("acquire")
-        return await super().acquire(address)
+        return await super().acquire(upload_id, fencing_token)
 
     async def set_offset(self, upload: UploadHandle, *arguments: Any, **options: Any) -> datetime:
         self.calls.append("set_offset")

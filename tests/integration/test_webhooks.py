@@ -17,8 +17,12 @@ from services.common.media import MediaName, Poster
 from services.common.settings import StoreSettings
 from services.common.store.delivery_store import ReplaySelection, WebhookDelivery
 from services.common.store.factory import MediaStore, open_store
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, OutboxEvent
+from services.common.store.upload_store import (
+    NewUpload,
+    OutboxEvent,
+)
 from services.common.uploads.event_data import describe_event
 from services.common.webhooks import http_sender
 from services.common.webhooks.endpoints import Endpoint

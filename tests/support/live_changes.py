@@ -14,14 +14,17 @@ import pytest
 
 from services.common.settings import StoreSettings
 from tests.support.databases import ServerProcess
-from tests.support.fault_proxy import Fault, FaultProxy, run_fault_proxy
+from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.fragmented_mp4 import fragment, init
+from tests.support.opened_stores import proxied_store
 from tests.support.processes import ServiceProcess, run_service
 
 FIRST = init() + fragment(0, 2) + fragment(2, 2, fill=300_000)
 SECOND = init(size=(90, 160)) + fragment(0, 2) + fragment(2, 2, fill=200)
 STEPS = {"the note": b"closing ", "the commit": b"video/mp4", "the upload": b" (2).mp4"}
 """By the name of a step of a change: the text in the first command of that step to the database."""
+ACQUIRE = b"holder"
+"""The text in the command by which a stream is acquired."""
 
 
 @dataclass
@@ -36,43 +39,34 @@ class Pair:
 
 @pytest.fixture
 def pair(stores: list[StoreSettings], redis_server: ServerProcess, tmp_path: Path) -> Iterator[Pair]:
-    settings = stores[0]
-    common = {
-        "GRIDCAST_STORE": settings.store,
-        "GRIDCAST_REDIS_URL": redis_server.url,
-        "GRIDCAST_LIVE_INTAKE_FACTOR": "0",
-        "GRIDCAST_MIN_FREE_SPACE": "0",
-    }
-    url = settings.mongodb_uri.get_secret_value()
-    common["GRIDCAST_MONGODB_DATABASE"], name = settings.mongodb_database, "GRIDCAST_MONGODB_URI"
-    if settings.store == "files":
-        url = settings.database_url.get_secret_value()
-        common["GRIDCAST_FILES_DIR"], name = settings.files_dir, "GRIDCAST_DATABASE_URL"
+    more = {"GRIDCAST_LIVE_INTAKE_FACTOR": "0", "GRIDCAST_MIN_FREE_SPACE": "0"}
     with contextlib.ExitStack() as running:
-        env, proxy = {**common, name: url}, None
-        behind = env
-        if url:
-            port = int(url.rpartition(":")[2].partition("/")[0])
-            proxy = running.enter_context(run_fault_proxy(port))
-            behind = {**common, name: url.replace(f":{port}", f":{proxy.port}")}
+        env, behind, proxy = running.enter_context(proxied_store(stores[0], redis_server.url, more))
         free = running.enter_context(run_service("services.live", tmp_path, env))
         library = running.enter_context(run_service("services.stream", tmp_path, env))
         held = running.enter_context(run_service("services.live", tmp_path, behind))
         yield Pair(held, free, library, proxy)
 
 
+def held_change(
+    pair: Pair, step: str, change: Callable[[], httpx.Response]
+) -> contextlib.AbstractContextManager[Future[int]]:
+    """Send a request that changes the file, and run the block while its replica is held at a step of the change."""
+    return held_request(pair, STEPS[step], change)
+
+
 @contextlib.contextmanager
-def held_change(pair: Pair, step: str, change: Callable[[], httpx.Response]) -> Iterator[Future[int]]:
-    """Send a request that changes the file, and run the block while its replica is held at a step of the change.
+def held_request(pair: Pair, text: bytes, request: Callable[[], httpx.Response]) -> Iterator[Future[int]]:
+    """Send a request, and run the block while its replica is held in front of the command that has this text.
 
     Yields the future of its status, see `status_of`; the replica goes on after the block.
     """
     assert pair.proxy is not None, "SQLite has no connection to hold"
     with ThreadPoolExecutor(1) as pool:
-        pair.proxy.hold_at(STEPS[step])
-        status = pool.submit(status_of, change)
+        pair.proxy.hold_at(text)
+        status = pool.submit(status_of, request)
         try:
-            assert pair.proxy.held.wait(20), "the change has not come to this step"
+            assert pair.proxy.held.wait(20), "the request has not come to this step"
             yield status
         finally:
             pair.proxy.fault = Fault.NONE

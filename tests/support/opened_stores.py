@@ -5,7 +5,7 @@ Parametrize it indirectly with tuples of STORE_KINDS, as in `with_stores(("gridf
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from services.common.settings import StoreSettings
 from services.common.store.factory import MediaStore, open_store
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
+from tests.support.fault_proxy import FaultProxy, run_fault_proxy
 
 STORE_KINDS = ("gridfs-motor", "gridfs-pymongo", "files-sqlite", "files-postgresql")
 
@@ -59,3 +60,26 @@ async def opened_store(
         yield store
     finally:
         await store.aclose()
+
+
+@contextlib.contextmanager
+def proxied_store(
+    settings: StoreSettings, redis_url: str, more: Mapping[str, str]
+) -> Iterator[tuple[dict[str, str], dict[str, str], FaultProxy | None]]:
+    """The variables of services on a store, those of services that reach its database through a proxy, and the proxy.
+
+    SQLite has none: then both are the same.
+    """
+    common = {"GRIDCAST_STORE": settings.store, "GRIDCAST_REDIS_URL": redis_url, **more}
+    url = settings.mongodb_uri.get_secret_value()
+    common["GRIDCAST_MONGODB_DATABASE"], name = settings.mongodb_database, "GRIDCAST_MONGODB_URI"
+    common["GRIDCAST_MONGODB_DRIVER"] = settings.mongodb_driver
+    if settings.store == "files":
+        url = settings.database_url.get_secret_value()
+        common["GRIDCAST_FILES_DIR"], name = settings.files_dir, "GRIDCAST_DATABASE_URL"
+    if not url:
+        yield common, common, None
+        return
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    with run_fault_proxy(port) as proxy:
+        yield {**common, name: url}, {**common, name: url.replace(f":{port}", f":{proxy.port}")}, proxy

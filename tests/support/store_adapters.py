@@ -30,13 +30,12 @@ from services.common.store.growing_files import GrowingFiles
 from services.common.store.live_messages import LiveMessages
 from services.common.store.live_store import LiveStore
 from services.common.store.media_reader import MediaReader
+from services.common.store.preconditions import NO_PRECONDITIONS, Preconditions
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_store import (
-    NO_PRECONDITIONS,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     StoredFile,
     UploadHandle,
     UploadStore,

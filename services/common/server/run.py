@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -16,11 +19,20 @@ from services.common.server.allocator import configure_allocator
 from services.common.server.connection import HTTPConnection
 from services.common.settings import Settings
 
+_log = logging.getLogger("gridcast.server")
+
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Thresholds of the garbage collector. With Python's own (700, 10, 10) a WebSocket's connect cost about a fifth more CPU."""
+
+EXIT_MARGIN_SECONDS = 5.0
+"""How long after the shutdown timeout a process goes on to wait for the answers of its databases and the end of its clean-up.
+
+Each of them has a limit of its own, and they add up: an aborted upload, transactions in progress, connections. With a silent
+database a process ended up to 12 s after its timeout.
+"""
 
 ShutdownHook = Callable[[], Awaitable[None]]
 """Awaited at SIGTERM, when no connection is accepted any more: the application takes leave of its clients."""
@@ -53,6 +65,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Refuse new connections, await the hook, then close what is left."""
+        _exit_after((self.config.timeout_graceful_shutdown or 0) + EXIT_MARGIN_SECONDS)
         if self._shutdown_hook is not None:
             for server in self.servers:
                 server.close()
@@ -66,6 +79,22 @@ class Server(uvicorn.Server):
             left = (self.config.timeout_graceful_shutdown or 0) - (time.monotonic() - began)
             self.config.timeout_graceful_shutdown = max(1, int(left))
         await super().shutdown(sockets)
+
+
+def _exit_after(seconds: float) -> None:
+    """End this process at the latest then, as SIGKILL would: what was acknowledged is durable, and what was not is rolled back.
+
+    Not by cancelling: threads that wait in a driver or for a disk cannot be cancelled, and the interpreter waits for their end.
+    """
+
+    def end() -> None:
+        _log.warning("did not wait any longer for the databases: ended with work in progress, none of it acknowledged")
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def run(

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from services.common.media import NO_METADATA, MediaInfo, MediaName, Poster, sha256_etag
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS, Preconditions
 from services.common.store.store_state import FreeSpaceReader, SchemaOwner
 
 
@@ -89,28 +90,10 @@ class FinishedUpload:
     owner: str = ""
 
 
+AcquiredUpload = tuple[UploadHandle, InProgressUpload]
+
 UploadState = InProgressUpload | FinishedUpload | None
 """None where no such upload is known or it has expired."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preconditions:
-    """What must be true of the name's current file for a change to happen (RFC 9110, 13.1). The default accepts everything.
-
-    `must_not_exist` and `must_exist` ask whether there is a current file. Entity tags are compared with `MediaInfo.etag`, quotes
-    included; where there is no file, `etag_in` fails and `etag_not_in` holds. `unmodified_since` in whole seconds, as clients
-    know it.
-    """
-
-    must_not_exist: bool = False
-    must_exist: bool = False
-    etag_in: frozenset[str] | None = None
-    etag_not_in: frozenset[str] = frozenset()
-    unmodified_since: datetime | None = None
-
-
-NO_PRECONDITIONS = Preconditions()
-MUST_NOT_EXIST = Preconditions(must_not_exist=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +213,6 @@ class Checkpoint:
     length: int | None
 
 
-def do_nothing() -> None:
-    """Stands for work that a caller does not have."""
-
-
 class LeaseRenewer(Protocol):
     """Renews and releases leases. Raises ServiceUnavailable."""
 
@@ -256,15 +235,19 @@ class BlockWriter(LeaseRenewer, Protocol):
     block_size: int
     """Bytes of every block but the last one of a file."""
 
-    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
-        """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing."""
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
+        """Take an unfinished upload over: every older handle is void from here on. Raises Gone where its tail is missing.
+
+        With `fencing_token` only where it is still that: of callers that have seen the same one, one acquires the upload, and the
+        others get Conflict.
+        """
 
     async def write_blocks(
         self,
         upload: UploadHandle,
         first_block: int,
         blocks: Sequence[bytes],
-        hash_blocks: Callable[[], object] = do_nothing,
+        hash_blocks: Callable[[], object] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> datetime | None:
         """Store blocks from number `first_block` on, in place of what was stored there.

@@ -37,6 +37,10 @@ class UploadLocks:
             if self._holders.get(upload_id) is holder:
                 del self._holders[upload_id]
 
+    def is_held(self, upload_id: str) -> bool:
+        """Whether a request holds the lock."""
+        return upload_id in self._holders
+
     async def preempt(self, upload_id: str) -> None:
         """Abort the holder and wait until the lock is released."""
         await _preempt(self._holders.get(upload_id))

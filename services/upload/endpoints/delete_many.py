@@ -11,7 +11,10 @@ from services.common.auth.identity import Identity, identity_of
 from services.common.errors import BadRequest, GridcastError, NotFound
 from services.common.http.etags import iter_etags
 from services.common.media import MediaName, validate_media_name
-from services.common.store.upload_store import NO_PRECONDITIONS, OutboxEvent, Preconditions
+from services.common.store.preconditions import NO_PRECONDITIONS, Preconditions
+from services.common.store.upload_store import (
+    OutboxEvent,
+)
 from services.common.telemetry import metrics
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems

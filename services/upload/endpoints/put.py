@@ -14,7 +14,11 @@ from services.common.auth.identity import identity_of, subject_of
 from services.common.auth.play_seals import describe_player
 from services.common.errors import AlreadyExists, BadRequest, PreconditionFailed
 from services.common.media import NO_METADATA, MediaInfo, MediaName, validate_media_name
-from services.common.store.upload_store import NewUpload, OutboxEvent, Preconditions
+from services.common.store.preconditions import Preconditions
+from services.common.store.upload_store import (
+    NewUpload,
+    OutboxEvent,
+)
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems

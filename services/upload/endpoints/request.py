@@ -7,7 +7,7 @@ from fastapi import Path, Query, Request
 
 from services.common.media import MediaName
 from services.common.media_path import parse_media_path
-from services.common.store.upload_store import Preconditions
+from services.common.store.preconditions import Preconditions
 from services.common.web.openapi_examples import (
     EXAMPLE_FILENAME,
     EXAMPLE_FOLDER,

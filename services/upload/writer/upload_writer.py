@@ -15,14 +15,13 @@ from typing import Any, Protocol
 
 from services.common.errors import ContentTooLarge, GridcastError
 from services.common.media import NO_METADATA, MediaName
+from services.common.store.preconditions import MUST_NOT_EXIST, Preconditions
 from services.common.store.quotas import RESERVATION_STEP_BYTES, QuotaExceeded
 from services.common.store.upload_store import (
-    MUST_NOT_EXIST,
     Checkpoint,
     InProgressUpload,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     StoredFile,
     UploadHandle,
     UploadStore,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.common.errors import BadRequest
-from services.common.store.upload_store import Preconditions
+from services.common.store.preconditions import Preconditions
 from services.upload import preconditions
 
 FIRST_ETAG, SECOND_ETAG = (f'"sha256-{hashlib.sha256(data).hexdigest()}"' for data in (b"1", b"2"))

@@ -22,9 +22,14 @@ from services.common.store.files.outbox import append_event, read_event
 from services.common.store.files.rows import FilesUploadKey, Row, encode_owner, version_of
 from services.common.store.files.upload_changes import milliseconds, preconditions_hold
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, RESOLVE_TIMEOUT_SECONDS
+from services.common.store.preconditions import Preconditions
 from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
+from services.common.store.upload_store import (
+    OutboxEvent,
+    StoredFile,
+    UploadHandle,
+)
 
 RETRY_INTERVAL_SECONDS = 0.2
 

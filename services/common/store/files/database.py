@@ -1,4 +1,4 @@
-"""Opens the SQL database and runs transactions in it. The only file that opens engines and names their drivers.
+"""Opens the SQL database and runs transactions in it. Engines are opened here and in `postgresql` only.
 
 A transaction is a plain function that gets a connection. It runs to its end, also where its caller is cancelled: a statement that
 was given up half-way would leave a connection in an unknown state.
@@ -13,28 +13,30 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Executable, QueuePool, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, QueuePool, create_engine, event, exc, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.errors import ServiceUnavailable
 from services.common.store.files.clock import CLOCK_RESOLUTION_MS, StoreClock, read_clock, record_clock
 from services.common.store.files.database_errors import OPERATION_TIMEOUT_SECONDS, map_database_errors, map_errors
+from services.common.store.files.postgresql import (
+    LOCK_NOT_AVAILABLE_STATE,
+    create_postgresql_engine,
+    end_stalled_sessions,
+)
 
 BUSY_TIMEOUT_MS = 5000
-"""How long SQLite waits for another process that writes."""
-CONNECT_TIMEOUT_SECONDS = 2.5
+"""How long a transaction waits for a lock: in SQLite for another process that writes, in PostgreSQL for a row."""
 READ_CONNECTIONS = 4
 """Of SQLite, in each process."""
-POSTGRESQL_CONNECTIONS = 10
-"""Of one process."""
 SQLITE_FILENAME = "gridcast.sqlite3"
 """The database file in the folder of the store, where no other database is chosen."""
 
@@ -170,7 +172,7 @@ class Database:
             self._reader = readers = _sqlite_connections(self.path, "rw", "NORMAL", READ_CONNECTIONS, read_only=True)
             self.blocking = BlockingConnections(readers, relaxed, self._before_blocking_write)
         else:
-            engine = _postgresql_engine(url)
+            engine = create_postgresql_engine(url, OPERATION_TIMEOUT_SECONDS, BUSY_TIMEOUT_MS)
             self._durable = self._relaxed = AsyncConnections(engine)
             self._reader = AsyncConnections(engine.execution_options(isolation_level="AUTOCOMMIT"))
 
@@ -289,10 +291,16 @@ def _record(transaction: Transaction) -> None:
 
 def _in_transaction(work: Callable[[Transaction], T], *, relaxed: bool = False) -> Callable[[Connection], T]:
     def run(connection: Connection) -> T:
-        with connection.begin():
-            if relaxed:
-                connection.execute(_RELAX)
-            return work(Transaction(connection))
+        try:
+            with connection.begin():
+                if relaxed:
+                    connection.execute(_RELAX)
+                return work(Transaction(connection))
+        except exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE_STATE:
+                with suppress(exc.DBAPIError), connection.begin():  # the role may not be allowed to
+                    end_stalled_sessions(connection)
+            raise
 
     return run
 
@@ -341,25 +349,3 @@ def _sqlite_connections(
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return SQLiteConnections(engine, connections)
-
-
-def _postgresql_engine(url: URL) -> AsyncEngine:
-    return create_async_engine(
-        url,
-        pool_size=POSTGRESQL_CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=OPERATION_TIMEOUT_SECONDS,
-        pool_pre_ping=True,
-        hide_parameters=True,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": OPERATION_TIMEOUT_SECONDS,
-            "server_settings": {
-                "application_name": "gridcast",
-                "lock_timeout": f"{BUSY_TIMEOUT_MS}ms",
-                "timezone": "UTC",
-                # A transaction whose process was paused must not keep its locks for ever.
-                "idle_in_transaction_session_timeout": f"{int(OPERATION_TIMEOUT_SECONDS)}s",
-            },
-        },
-    )

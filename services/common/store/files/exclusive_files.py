@@ -21,7 +21,6 @@ from services.common.store.files.database import BlockingConnections, Database, 
 from services.common.store.files.media_folder import MediaFolder
 from services.common.store.files.rows import FilesUploadKey, Row
 from services.common.store.files.upload_changes import raise_lease_lost
-from services.common.store.upload_store import do_nothing
 
 DISK_THREADS = 16
 """Calls to the file system at the same time, in one process."""
@@ -99,7 +98,7 @@ class ExclusiveFiles:
         fencing_token: int,
         offset: int,
         pieces: Sequence[bytes],
-        hash_pieces: Callable[[], object] = do_nothing,
+        hash_pieces: Callable[[], object] | None = None,
         then: Callable[[Execute], T] | None = None,
     ) -> T | None:
         """Write bytes from `offset` on. They are durable once `make_durable` has returned.

@@ -15,8 +15,11 @@ from services.common.store.files.outbox import append_event
 from services.common.store.files.rows import Row, identity_of, version_of
 from services.common.store.files.upload_changes import add_tombstone, preconditions_hold
 from services.common.store.limits import NOT_RESTORABLE
+from services.common.store.preconditions import Preconditions
 from services.common.store.quotas import Quota
-from services.common.store.upload_store import OutboxEvent, Preconditions
+from services.common.store.upload_store import (
+    OutboxEvent,
+)
 
 media, tombstones = schema.media, schema.tombstones
 _NOTHING = dict.fromkeys(schema.VERSION_FIELDS)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from services.common.errors import GridcastError, InsufficientStorage, ServiceUnavailable
 from services.common.store.errors import CorruptFile
-from services.common.store.upload_store import do_nothing
 
 COPY_BYTES = 8 * 1024 * 1024
 """Bytes copied by one call of copy_file_range."""
@@ -37,7 +36,7 @@ def write_at(
     pieces: Sequence[bytes],
     *,
     sync: bool = False,
-    meanwhile: Callable[[], object] = do_nothing,
+    meanwhile: Callable[[], object] | None = None,
 ) -> None:
     """Write all pieces from `offset` on, and begin to bring them to the disk; with `sync` the whole file is durable then.
 
@@ -57,7 +56,8 @@ def write_at(
         if hasattr(os, "posix_fadvise"):
             # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
             os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
-    meanwhile()
+    if meanwhile is not None:
+        meanwhile()
     if sync or offset // SYNC_BYTES != position // SYNC_BYTES:
         with map_write_errors():
             sync_data(descriptor)

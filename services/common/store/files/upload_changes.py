@@ -30,9 +30,13 @@ from services.common.store.files.ids import make_id
 from services.common.store.files.names import delete_if_empty, lock_media, lock_or_create
 from services.common.store.files.rows import FilesUploadKey, Row, encode_metadata, encode_owner
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES, RETRY_LATER
+from services.common.store.preconditions import Preconditions
 from services.common.store.quotas import Quota
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+)
 
 uploads, finished_uploads, tombstones = schema.uploads, schema.finished_uploads, schema.tombstones
 
@@ -239,12 +243,18 @@ def add_tombstone(
     transaction.connection.execute(_INSERT_TOMBSTONE, values)
 
 
-def acquire(transaction: Transaction, key: FilesUploadKey, timings: StoreTimings) -> tuple[Row, StoreClock] | None:
-    """Increment the fencing token, so that every older handle is void; None where the upload is gone or has expired."""
+def acquire(
+    transaction: Transaction, key: FilesUploadKey, timings: StoreTimings, seen_token: int | None
+) -> tuple[Row, StoreClock] | None:
+    """Increment the fencing token; None where the upload is gone or has expired. Conflict where it is not `seen_token`."""
     if lock_media(transaction, key.media_id) is None:
         return None
     lease_until = transaction.now + milliseconds(timings.lease_ttl)
     alive = (uploads.c.id == key.record_id, uploads.c.media_id == key.media_id, uploads.c.expires_at > transaction.now)
+    if seen_token is not None:
+        current = transaction.connection.scalar(select(uploads.c.fencing_token).where(*alive))
+        if current not in {None, seen_token}:
+            raise_lease_lost()
     statement = (
         update(uploads)
         .where(*alive)

@@ -33,22 +33,19 @@ from services.common.store.files.rows import (
     upload_key,
 )
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS, Preconditions
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import UploadId, digest_secret, make_secret, parse_upload_id, secret_of
 from services.common.store.upload_store import (
-    MUST_NOT_EXIST,
-    NO_PRECONDITIONS,
+    AcquiredUpload,
     Checkpoint,
     FinishedUpload,
-    InProgressUpload,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     StoredFile,
     UploadHandle,
     UploadState,
-    do_nothing,
 )
 
 READ_BATCH_BLOCKS = 16
@@ -164,7 +161,7 @@ class FilesUploadStore:
 
         return await self._database.write(read)
 
-    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
         """Increment the fencing token while no write is in progress."""
         if (found := parse_upload_id(upload_id)) is None:
             return None
@@ -174,7 +171,9 @@ class FilesUploadStore:
         key = FilesUploadKey(found.media_id, found.record_id, row["file_id"])
         acquired, waited = await self._exclusive.hold(
             key,
-            lambda: self._database.write(lambda transaction: upload_changes.acquire(transaction, key, self.timings)),
+            lambda: self._database.write(
+                lambda transaction: upload_changes.acquire(transaction, key, self.timings, fencing_token)
+            ),
         )
         if acquired is None:
             return await self._get_finished(upload_id)
@@ -214,7 +213,7 @@ class FilesUploadStore:
         upload: UploadHandle,
         first_block: int,
         blocks: Sequence[bytes],
-        hash_blocks: Callable[[], object] = do_nothing,
+        hash_blocks: Callable[[], object] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> datetime | None:
         """Write the blocks at their places. The next offset or the commit makes them durable."""

@@ -28,8 +28,13 @@ from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.outbox_updates import has_room_for_unrelayed
 from services.common.store.gridfs.posters import PosterCollection
 from services.common.store.limits import ATTEMPT_TIMEOUT_SECONDS, NOT_RESTORABLE, RESOLVE_TIMEOUT_SECONDS
+from services.common.store.preconditions import Preconditions
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import OutboxEvent, Preconditions, StoredFile, UploadHandle
+from services.common.store.upload_store import (
+    OutboxEvent,
+    StoredFile,
+    UploadHandle,
+)
 
 SETTLE_ATTEMPTS = 20
 """How often one change settles moves of its file: a mover whose move is undone begins anew."""

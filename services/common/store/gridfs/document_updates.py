@@ -15,8 +15,12 @@ from services.common.store.gridfs.admission import admit_upload
 from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.outbox_updates import append_event, has_room_for_unrelayed, without_event
 from services.common.store.limits import MAX_FINISHED_UPLOADS, MAX_TOMBSTONES
+from services.common.store.preconditions import Preconditions
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import NewUpload, Preconditions, StoredFile
+from services.common.store.upload_store import (
+    NewUpload,
+    StoredFile,
+)
 
 Pipeline = list[Document]
 
@@ -75,11 +79,13 @@ def preconditions_hold(preconditions: Preconditions) -> Document:
     return {"$and": tests}
 
 
-def upload_not_expired(record_id: ObjectId, secret_digest: str | None) -> Document:
-    """An expression: whether the upload is there, has that secret, and has not expired."""
+def may_acquire(record_id: ObjectId, secret_digest: str | None, fencing_token: int | None) -> Document:
+    """An expression: whether the upload is there, has that secret, has not expired, and has that fencing token, if one is given."""
     secret = {"$eq": [{"$ifNull": ["$$this.secret", None]}, secret_digest]}
-    test = {"$and": [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]}
-    return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": test}}]}
+    tests = [{"$eq": ["$$this.id", record_id]}, secret, {"$gt": ["$$this.expires_at", "$$NOW"]}]
+    if fencing_token is not None:
+        tests.append({"$eq": ["$$this.fence", fencing_token]})
+    return {"$anyElementTrue": [{"$map": {"input": "$uploads", "in": {"$and": tests}}}]}
 
 
 # Updates of unfinished uploads.

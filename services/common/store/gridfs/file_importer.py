@@ -34,10 +34,14 @@ from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.gridfs.upload_store import GridFSUploadStore
 from services.common.store.limits import BLOCK_SIZE
+from services.common.store.preconditions import NO_PRECONDITIONS
 from services.common.store.quotas import NO_QUOTA
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import make_secret
-from services.common.store.upload_store import NO_PRECONDITIONS, NewUpload, UploadHandle
+from services.common.store.upload_store import (
+    NewUpload,
+    UploadHandle,
+)
 
 
 class GridFSFileImporter:

@@ -22,8 +22,11 @@ from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.mongo import MongoDatabase, map_mongo_errors
 from services.common.store.gridfs.outbox_updates import has_room_for_unrelayed
 from services.common.store.gridfs.revisions import RevisionFloors
+from services.common.store.preconditions import Preconditions
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import OutboxEvent, Preconditions
+from services.common.store.upload_store import (
+    OutboxEvent,
+)
 
 MOVE_ATTEMPTS = 10
 """How often a move begins anew where others change its names at the same time."""

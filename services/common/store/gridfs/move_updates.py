@@ -21,8 +21,8 @@ from services.common.media import MediaName
 from services.common.store.gridfs.document_updates import Pipeline, change_allowed, with_next_due_at
 from services.common.store.gridfs.documents import Document
 from services.common.store.gridfs.outbox_updates import append_event, has_room_for_unrelayed
+from services.common.store.preconditions import Preconditions
 from services.common.store.timings import StoreTimings
-from services.common.store.upload_store import Preconditions
 
 MOVE_PROJECTION = {
     **dict.fromkeys(("folder", "filename", "current", "identity", "revision", "moving", "incoming", "arrived"), 1),

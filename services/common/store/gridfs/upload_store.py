@@ -29,22 +29,20 @@ from services.common.store.gridfs.offsets import OffsetWriter, fenced_filter_of,
 from services.common.store.gridfs.quotas import GridFSQuotas
 from services.common.store.gridfs.revisions import RevisionFloors
 from services.common.store.limits import BLOCK_SIZE, MAX_TOMBSTONES, RETRY_LATER
+from services.common.store.preconditions import MUST_NOT_EXIST, NO_PRECONDITIONS, Preconditions
 from services.common.store.quotas import NO_QUOTA, Quota
 from services.common.store.timings import StoreTimings
 from services.common.store.upload_ids import digest_secret, make_secret, secret_of
 from services.common.store.upload_store import (
-    MUST_NOT_EXIST,
-    NO_PRECONDITIONS,
+    AcquiredUpload,
     Checkpoint,
     FinishedUpload,
     InProgressUpload,
     NewUpload,
     OutboxEvent,
-    Preconditions,
     StoredFile,
     UploadHandle,
     UploadState,
-    do_nothing,
 )
 
 UPSERT_ATTEMPTS = 20
@@ -213,8 +211,7 @@ class GridFSUploadStore:
         if (key := parse_upload_id(upload_id)) is None:
             return None
         async with map_mongo_errors():
-            projection = documents.upload_projection(key.record_id)
-            document = await self._media.find_one({"_id": key.media_id}, projection)
+            document = await self._media.find_one({"_id": key.media_id}, documents.upload_projection(key.record_id))
         return documents.decode_upload(document, key) if document else None
 
     async def get_durable_info(self, upload_id: str) -> UploadState:
@@ -231,26 +228,27 @@ class GridFSUploadStore:
             )
         return documents.decode_upload(document, key) if document else None
 
-    async def acquire(self, upload_id: str) -> tuple[UploadHandle, InProgressUpload] | FinishedUpload | None:
+    async def acquire(self, upload_id: str, fencing_token: int | None = None) -> AcquiredUpload | FinishedUpload | None:
         """Increment the fencing token."""
         if (key := parse_upload_id(upload_id)) is None:
             return None
-        if (acquired := await self.acquire_record(key, secret_of(upload_id))) is not None:
+        if (acquired := await self.acquire_record(key, secret_of(upload_id), fencing_token)) is not None:
             return acquired
         state = await self.get_durable_info(upload_id)
+        if fencing_token is not None and isinstance(state, InProgressUpload):
+            raise_lease_lost()
         return state if isinstance(state, FinishedUpload) else None
 
     async def acquire_record(
-        self, record_key: documents.RecordKey, secret: str = ""
-    ) -> tuple[UploadHandle, InProgressUpload] | None:
+        self, record_key: documents.RecordKey, secret: str = "", fencing_token: int | None = None
+    ) -> AcquiredUpload | None:
         """Acquire an unfinished upload of which the store knows the digest of its secret; None where it is not there."""
         media_id, record_id, secret_digest = record_key
-        update = document_updates.increment_fencing_token(record_id, ObjectId(), self.timings)
         async with map_mongo_errors():
             query = await self._media.find_one({"_id": media_id}, documents.NAME_PROJECTION)
             document = query and await self._media.find_one_and_update(
-                {**query, "$expr": document_updates.upload_not_expired(record_id, secret_digest)},
-                update,
+                {**query, "$expr": document_updates.may_acquire(record_id, secret_digest, fencing_token)},
+                document_updates.increment_fencing_token(record_id, ObjectId(), self.timings),
                 documents.upload_projection(record_id),
                 return_document=ReturnDocument.AFTER,
             )
@@ -269,7 +267,7 @@ class GridFSUploadStore:
         upload: UploadHandle,
         first_block: int,
         blocks: Sequence[bytes],
-        hash_blocks: Callable[[], object] = do_nothing,
+        hash_blocks: Callable[[], object] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> datetime | None:
         """Insert the blocks as chunks. An offset is best set beside the next batch, so `checkpoint` is not."""
