@@ -52,6 +52,8 @@ WRITER_POLL_SECONDS = 0.1
 MEDIA_CHANGED = "media changed"
 """The reason of an end by an initialisation segment that needs more files than a stream may have."""
 
+CheckTurn = Callable[[LiveStream, Turn], None]
+
 
 @dataclass(slots=True)
 class _Turns:
@@ -254,48 +256,46 @@ class LiveReceiver:
         *,
         anew: bool = False,
         preempts: bool = True,
-        check: Callable[[LiveStream, Turn], None] = lambda *_: None,
+        check: CheckTurn = lambda *_: None,
     ) -> AsyncIterator[Intake]:
         """Acquire a stream for a publisher, and begin its source. After an error what is complete is kept, and a full stream ended.
 
         `check` raises before the stream is acquired, so that a request that is refused changes nothing.
         """
-        take_turn(stream, kind, self._now(), anew=anew)
+
+        def take(stream: LiveStream) -> Turn:
+            if stream.state == "ended":
+                raise Gone("this stream has ended")
+            turn = take_turn(stream, kind, self._now(), anew=anew)
+            if turn.begins:  # one that is refused does not stop what another one has begun, nor finish it in its place
+                check(stream, turn)
+            return turn
+
+        take(stream)
         if not preempts:
             await self._wait_for_writer(stream)
-            stream = await self._ender.read(stream.new.id)  # what was stored while this one waited
-            stream = await self._recordings.finish_change(stream)
-            turn = take_turn(stream, kind, self._now(), anew=anew)
+            stream = await self._recordings.finish_change(await self._ender.read(stream.new.id))  # stored meanwhile
+            turn = take(stream)
             async with self._acquired(stream, kind, turn, body, sid, check) as intake:
                 yield intake
             return
         async with AsyncExitStack() as held:
             async with self._in_turn(stream):  # who begins a source is not stopped before it is stored
                 if self._locks.is_held(stream.new.id):
-                    stream = await self._ender.read(stream.new.id)
-                    turn = take_turn(stream, kind, self._now(), anew=anew)
-                    if turn.begins:
-                        check(stream, turn)  # nor afterwards by one that has lost its own
+                    take(await self._ender.read(stream.new.id))
                 await held.enter_async_context(self._locks.exclusive(stream.new.id, body))
                 # What a request of this process has stored while it was stopped.
                 stream = await self._ender.read(stream.new.id)
-                if stream.state == "ended":
-                    raise Gone("this stream has ended")
+                take(stream)
                 stream = await self._recordings.finish_change(stream)
-                turn = take_turn(stream, kind, self._now(), anew=anew)
+                turn = take(stream)
                 check(stream, turn)
                 intake = await held.enter_async_context(self._acquired(stream, kind, turn, body, sid, check))
             yield intake
 
     @asynccontextmanager
     async def _acquired(
-        self,
-        stream: LiveStream,
-        kind: PublisherKind,
-        turn: Turn,
-        body: UploadBody,
-        sid: str | None,
-        check: Callable[[LiveStream, Turn], None],
+        self, stream: LiveStream, kind: PublisherKind, turn: Turn, body: UploadBody, sid: str | None, check: CheckTurn
     ) -> AsyncIterator[Intake]:
         open_writer = StreamWriter.open if turn.begins else StreamWriter.go_on
         writer = await open_writer(self._stores, stream, turn.publisher, body.abort)

@@ -123,6 +123,16 @@ def test_a_request_that_goes_on_does_not_stop_a_body_that_has_begun(pair: Pair) 
     assert sending.result(30) == TAKEN
 
 
+@with_stores(("gridfs-motor",))
+@pytest.mark.parametrize("step", STEPS)
+def test_a_request_that_has_lost_its_source_finishes_no_change(pair: Pair, step: str) -> None:
+    """Rows 12 and 18: the second publisher's replica is held in a change of files when the first one sends on."""
+    other, one = make_first(pair, takeover=True)
+    with held_change(pair, step, lambda: other.post(SECOND)) as status:
+        assert one.patch(len(FIRST), fragment(4, 2)).status_code == 409
+    assert status.result(30) == TAKEN
+
+
 @with_stores(("gridfs-motor",), ("files-postgresql",), ("files-sqlite",))
 @pytest.mark.parametrize("places", ["one replica", "two replicas"])
 def test_a_request_that_has_lost_its_source_does_not_stop_a_body(pair: Pair, places: str) -> None:
