@@ -100,7 +100,8 @@ def measure_tus(folder: Path, stack: FilesStack, path: Path, rounds: int) -> Ite
             TUS_FSYNC: (url, pid),
         }
         for number in range(-1, rounds):
-            for who, (base, server) in servers.items():
+            for who in _order(list(servers), number):
+                base, server = servers[who]
                 name, used = f"{number}.bin", cpu_seconds(server)
                 took = time_upload(upload_with_tus, base, path, name)
                 if who == TUS_FSYNC:

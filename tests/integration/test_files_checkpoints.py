@@ -120,7 +120,7 @@ async def test_batch_whose_hash_was_not_made_is_read_again(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwritev", broken)
+        patched.setattr(os, "pwrite", broken)
         await writer.write(data[2 * BATCH_SIZE :])
         with pytest.raises(ServiceUnavailable):
             await writer.checkpoint(keep_lease=True)

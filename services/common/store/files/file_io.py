@@ -43,16 +43,15 @@ def write_at(
     `meanwhile` is called while the disk writes.
     """
     with map_write_errors():
-        views = [memoryview(piece) for piece in pieces if piece]
         position = offset
-        while views:
-            count = os.pwritev(descriptor, views[:1024], position)
-            position += count
-            while views and count >= len(views[0]):
-                count -= len(views[0])
-                del views[0]
-            if count:
-                views[0] = views[0][count:]
+        # One call for each: of one for the whole batch Linux makes pages of up to 2 MiB, and in a virtual machine whose host takes
+        # free memory back each of them is a fault of the host: 420 ms of CPU for 100 MB instead of 295.
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(descriptor, view, position)
+                position += count
+                view = view[count:]
         if hasattr(os, "posix_fadvise"):
             # Linux begins to write dirty pages of the range, and drops none of them: the sync that follows waits less.
             os.posix_fadvise(descriptor, offset, position - offset, os.POSIX_FADV_DONTNEED)
