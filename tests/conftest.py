@@ -3,6 +3,7 @@
 Modules with fixtures (loaded here as plugins):
 
 file_order         the order of the files of a run
+assert_rewriting   the assertions of test modules, rewritten by one worker for all
 databases          mongod, redis_server (session), dedicated_mongod, dedicated_redis, database_name, redis_url,
                    prepared_databases, mongo
 postgresql         postgresql (session), postgresql_database
@@ -85,6 +86,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = [
     "tests.support.file_order",
+    "tests.support.assert_rewriting",
     "tests.support.processes",
     "tests.support.client_package",
     "tests.support.npm",
