@@ -250,7 +250,13 @@ async def test_redis_is_flushed_while_clients_are_connected(two_replicas: Socket
         await other.publish("a", "t", 2)
         assert (await client.receive_event())["data"] == 2
     async with http_client(two_replicas[1]) as asking:
-        said = (await asking.get(f"/sockets/{client.sid}")).json()
+        answer = await asking.get(f"/sockets/{client.sid}")
+        async with asyncio.timeout(10):
+            while answer.status_code == 503:  # it cannot know yet who is there
+                await asyncio.sleep(0.05)
+                answer = await asking.get(f"/sockets/{client.sid}")
+    said = answer.json()
+    assert answer.status_code == 200, said
     assert (said["state"], said["topics"], said["meta"]) == ("online", ["a"], {"n": 1})
     await client.close()
 
