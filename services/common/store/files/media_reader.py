@@ -146,8 +146,8 @@ class FilesMediaReader:
 class FilesBlockReader:
     """A `BlockReader` of files, whose blocks are larger than those that are written.
 
-    A response is sent block by block, and most of a hot range is the cost of its blocks: with 512 KiB 1.12 times as many ranges of
-    1 MiB were served as with 255, with 1 MiB 1.16 times. A stopped reader holds one block.
+    A response is sent block by block: of 512 KiB a range of 1 MiB takes three, of 255 KiB five. It took 0.98 of the CPU, and one of
+    64 KiB, which ends in a second block less often, 0.96: medians of 22 pairs. A stopped reader holds one block.
     """
 
     block_size = 512 * 1024
