@@ -4,9 +4,9 @@ a cold read beside `cat` through a pipe and nginx.
 `.venv/bin/python -m tests.bench.files_store [--quick]`. All files are on the disk of the temporary folder (TMPDIR). Rounds take
 turns.
 
-What is synced when the client has its answer: ours syncs the file at least once in 16 MiB and at its end, its folder, and three
-commits of SQLite; @tus/server syncs nothing. In the column `tus+fsync` the file and its folder are synced after its answer, within
-the time. Needs nginx, wrk and curl; the Node contender needs npm and is left out, with a word, where there is none.
+What is synced when the client has its answer: ours syncs each batch of 2 MiB and the end of the file, its folder, and three
+commits of SQLite; @tus/server syncs nothing. In the column `tus+fsync` the file and its folder are synced after its answer,
+within the time. Needs nginx, wrk and curl; the Node contender needs npm and is left out, with a word, where there is none.
 """
 
 import argparse
