@@ -90,7 +90,7 @@ async def test_a_process_that_has_stopped(
 def test_a_process_whose_network_is_gone(
     postgresql: PostgreSQLServer, database_name: str, tmp_path: Path, point: str
 ) -> None:
-    """The server ends its session although nobody waits for the row."""
+    """TCP keepalive ends the session of the process, and releases its row lock; no other transaction has to wait for that lock."""
     sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'gridcast' AND datname = current_database()"
     with (
         stalled_writer(postgresql.url(database_name), tmp_path, point, "deaf"),

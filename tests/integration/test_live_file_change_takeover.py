@@ -136,7 +136,7 @@ def test_a_request_that_has_lost_its_source_finishes_no_change(pair: Pair, step:
 @with_stores(("gridfs-motor",), ("files-postgresql",), ("files-sqlite",))
 @pytest.mark.parametrize("places", ["one replica", "two replicas"])
 def test_a_request_that_has_lost_its_source_does_not_stop_a_body(pair: Pair, places: str) -> None:
-    """Row 18: the first publisher sends on, long after the second one has taken over."""
+    """Row 18: a PATCH of the publisher that was fenced off arrives while the body of its successor is being received."""
     one, other = make_first(pair, takeover=True)
     with endless_body(one if places == "one replica" else other) as sending:
         assert one.patch(len(FIRST), fragment(4, 2)).status_code == 409

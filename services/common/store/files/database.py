@@ -8,7 +8,6 @@ commit is synced to the disk before it is acknowledged; where `durable` is false
 """
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -40,7 +39,6 @@ READ_CONNECTIONS = 4
 SQLITE_FILENAME = "gridcast.sqlite3"
 """The database file in the folder of the store, where no other database is chosen."""
 
-_log = logging.getLogger("gridcast.store")
 T = TypeVar("T")
 Execute = Callable[[Executable, Mapping[str, object]], Sequence[Any] | None]
 """Runs a statement with its parameters and returns its first row."""
