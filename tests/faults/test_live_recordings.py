@@ -52,9 +52,9 @@ class Store:
         return results[0]
 
 
-@pytest.fixture(params=["gridfs", "files-postgresql"])
+@pytest.fixture(params=["gridfs-motor", "files-postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "gridfs":
+    if request.param == "gridfs-motor":
         server = request.getfixturevalue("dedicated_mongod")
         async with open_gridfs(server.url, "gridcast", "motor") as gridfs:
             yield Store(gridfs, server)

@@ -39,9 +39,9 @@ async def run_job(script: str, verb: str, directory: Path, **environment: str) -
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(params=["gridfs", "files"])
+@pytest.fixture(params=["gridfs-motor", "files-sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> BackedUp:
-    if request.param == "gridfs":
+    if request.param == "gridfs-motor":
         mongod, name = request.getfixturevalue("mongod"), request.getfixturevalue("database_name")
         script, environment = "backup.py", {"GRIDCAST_MONGODB_URI": mongod.url, "GRIDCAST_MONGODB_DATABASE": name}
 
