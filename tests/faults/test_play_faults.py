@@ -9,6 +9,7 @@ import httpx
 
 from services.common.store.play_addresses import make_play_address
 from tests.support.databases import ServerProcess, needs_server, storage_env
+from tests.support.migrated_databases import prepare_store
 from tests.support.processes import StartService, run_service
 from tests.support.sizes import CHUNK_SIZE
 from tests.support.upload_client import TusUpload, tus_metadata
@@ -93,6 +94,7 @@ def test_killed_replicas_lose_no_byte_of_what_is_played(
     tmp_path: Path, start_service: StartService, mongod: ServerProcess, redis_server: ServerProcess
 ) -> None:
     env = storage_env(mongod, redis_server.url, DATABASE, GRIDCAST_LEASE_TTL="3")
+    prepare_store(env)
     second = start_service("services.stream", **env)
     with (
         run_service("services.stream", tmp_path, env) as first,

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import jwt
 
-from tests.support.databases import TEST_STORE, ServerProcess, storage_env
+from tests.support.databases import ServerProcess, storage_env
+from tests.support.migrated_databases import prepare_store
 from tests.support.processes import run_service
 from tests.support.tokens import SECRET, bearer, claims, token
 from tests.support.waiting import eventually
@@ -34,9 +35,7 @@ def test_a_service_and_its_identity_provider(
             "GRIDCAST_AUTH_DEFAULT_SCOPE": "read:u/{sub}/*",
         }
         env = storage_env(mongod, redis_server.url, "auth_jwks", **settings)
-        if TEST_STORE == "files":  # a service that writes creates the tables
-            with run_service("services.upload", tmp_path, storage_env(mongod, redis_server.url, "auth_jwks")):
-                pass
+        prepare_store(env)
         with run_service("services.stream", tmp_path, env, ready=False) as stream:
             good = bearer(jwt.encode(claims(iss="https://idp.example"), PRIVATE["rsa"], "RS256", {"kid": "rsa"}))
 

@@ -18,6 +18,7 @@ from services.common.store.limits import BLOCK_SIZE
 from services.common.store.live_store import LivePosition
 from services.live.session import Session
 from tests.support.databases import ServerProcess, storage_env
+from tests.support.migrated_databases import prepare_store
 from tests.support.processes import ServiceProcess, run_service
 
 TUS = {"tus-resumable": "1.0.0"}
@@ -119,6 +120,7 @@ def probe(path: Path) -> Any:
 @pytest.fixture(scope="module")
 def library(live_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A stream service on the same store: it reads the files that streams become."""
+    prepare_store(live_env)
     with run_service("services.stream", tmp_path_factory.mktemp("library"), live_env) as service:
         yield service
 

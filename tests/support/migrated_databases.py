@@ -9,13 +9,14 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from services.common.store.files import migration
 from services.common.store.files.database import SQLITE_FILENAME, open_database
+from services.common.store.files.files_database import open_files_database
 from tests.support.databases import run_in_thread
 from tests.support.postgresql import PostgreSQLServer
 
@@ -29,6 +30,20 @@ async def migrate(url: str, folder: Path) -> None:
         await migration.migrate(database)
     finally:
         await database.aclose()
+
+
+def prepare_store(env: Mapping[str, str]) -> None:
+    """Create what a service that only reads waits for: the tables and the folder of a files store with these variables."""
+    if env.get("GRIDCAST_STORE") == "files":
+        run_in_thread(_prepare(env.get("GRIDCAST_DATABASE_URL", ""), env["GRIDCAST_FILES_DIR"]))
+
+
+async def _prepare(url: str, folder: str) -> None:
+    files = open_files_database(url, folder)
+    try:
+        await files.prepare()
+    finally:
+        await files.aclose()
 
 
 def set_new_id() -> str:
