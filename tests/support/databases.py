@@ -175,13 +175,13 @@ def small_mongod_program(folder: Path, port: int) -> Program:
 
 @contextlib.contextmanager
 def run_server(data_dir: Path, program: Callable[[Path, int], Program]) -> Iterator[ServerProcess]:
-    """Run a server in `data_dir` and stop it at the end. `program` makes its command from a data folder and a port."""
+    """Run a server in `data_dir` and kill it at the end. `program` makes its command from a data folder and a port."""
     data_dir.mkdir(parents=True, exist_ok=True)
     server = ServerProcess(data_dir, program)
     try:
         yield server
     finally:
-        server.terminate()
+        server.kill()  # what it would still write is deleted
         # 300 MB of journal that pytest would keep for three sessions; the log stays.
         shutil.rmtree(data_dir / "data", ignore_errors=True)
 

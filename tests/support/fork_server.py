@@ -15,10 +15,12 @@ descriptors for standard output, error and perhaps input, is answered with a pro
 with its exit code.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pkgutil
@@ -287,10 +289,31 @@ class TreeProcess:
 
 def main() -> None:
     """Be the root of a tree; run a module in the forks that are to do so."""
+    inspect.getsourcelines(main)  # compiles the expressions with which each fork reads sources
     parent, listener = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
     process = TreeProcess(parent, listener)
     process.run()
-    runpy.run_module(process.module, run_name="__main__", alter_sys=True)
+    code = None
+    try:
+        runpy.run_module(process.module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    if code is None or isinstance(code, int):
+        _exit_early(code or 0)
+    sys.exit(code)
+
+
+def _exit_early(code: int) -> None:
+    """End as the interpreter does, without freeing what was imported: that would copy all pages, 40 to 70 ms of CPU.
+
+    Returns where the output cannot be written, which has an exit code of its own.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    gc.collect()  # tasks and coroutines say that nobody waited for them
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
