@@ -24,6 +24,12 @@ from tests.support.websocket_client import WebSocketClient
 OLDEST = (3, 11)
 HIDDEN = re.compile(r"(redis|valkey|mongo)")
 """Programs that a fresh machine does not have."""
+VERSION_SCRIPT = """
+import importlib.util, sys
+if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
+    print(sys.implementation.name, "%d.%d.%d" % sys.version_info[:3])
+"""
+"""Prints what an interpreter is, if it can make environments. Every process of a run asks; this imports next to nothing."""
 START_TIMEOUT_SECONDS = 540.0
 
 pytestmark = pytest.mark.timeout(900)
@@ -40,15 +46,15 @@ def find_interpreters() -> dict[str, Path]:
     for candidate in candidates:
         if not re.fullmatch(r"python3(\.\d+)?", candidate.name):
             continue
-        # Every process of a run starts what is left. One program has several names, and the last one says the minor version.
+        # One program has several names, and the last one says the minor version.
         program = candidate.resolve()
         minor = re.fullmatch(r"python3\.(\d+)", program.name)
         if program in asked or (minor and (3, int(minor[1])) < OLDEST):
             continue
         asked.add(program)
-        script = "import platform, venv, ensurepip; print(platform.python_implementation(), platform.python_version())"
-        done = subprocess.run([candidate, "-c", script], capture_output=True, text=True, timeout=30, check=False)
-        if match := re.match(r"CPython (\d+)\.(\d+)\.(\d+)$", done.stdout.strip()):
+        command = [str(candidate), "-I", "-S", "-c", VERSION_SCRIPT]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if match := re.match(r"cpython (\d+)\.(\d+)\.(\d+)$", done.stdout.strip()):
             version = tuple(map(int, match.groups()))
             name = f"{version[0]}.{version[1]}"
             if version[:2] >= OLDEST and version > found.get(name, ((0,), candidate))[0]:

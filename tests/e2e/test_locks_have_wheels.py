@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from deploy.local.processes import PROJECT_ROOT
 
 LOCKS = sorted((PROJECT_ROOT / "requirements").glob("*.txt"))
-RUNTIME_LOCKS = {"upload.txt", "stream.txt", "socket.txt", "live.txt", "gateway.txt", "build.txt", "local.txt"}
+RUNTIME_LOCKS = {f"{name}.txt" for name in ("upload", "stream", "socket", "live", "gateway", "build", "local", "pip")}
 WITHOUT_WHEELS = {"sniffpy"}
 """Of the development lock alone: pure Python, from which pip builds a wheel anywhere."""
 COMPILED_ON = {"darwin-x86_64": {"lazy-object-proxy"}}
@@ -84,7 +84,7 @@ def read_pins(lock: Path, markers: dict[str, str]) -> dict[str, str]:
 def test_all_locks_agree(platform: Platform, python: str) -> None:
     """A package has one version for a platform, whichever lock names it; a run has what the services have."""
     by_lock = {lock.name: read_pins(lock, platform.markers(python)) for lock in LOCKS}
-    everything = by_lock["dev.txt"] | by_lock["local.txt"]
+    everything = by_lock["dev.txt"] | by_lock["local.txt"] | by_lock["pip.txt"]
     assert by_lock.keys() == RUNTIME_LOCKS | {"dev.txt"}
     for pins in by_lock.values():
         assert pins.items() <= everything.items()

@@ -15,7 +15,7 @@ import pytest
 from deploy.local.ports import HOST, free_ports
 from deploy.local.processes import PROJECT_ROOT
 from tests.support.programs import require_program
-from tests.support.stack import STACK_VARIABLES, Stack, run_stack
+from tests.support.stack import STACK_VARIABLES, Forked, Stack, run_stack
 from tests.support.waiting import eventually
 
 SOURCE_PATHS = (
@@ -34,7 +34,7 @@ SOURCE_PATHS = (
 def source_copy(tmp_path: Path) -> Path:
     require_program("make", "make")
     assert (PROJECT_ROOT / ".venv/local.stamp").exists(), "run `make setup`: the copy uses this environment"
-    folder = copy_sources(tmp_path / "copy")
+    folder = copy_sources(tmp_path / "copy", compiled=True)
     (folder / ".venv").symlink_to((PROJECT_ROOT / ".venv").resolve())
     return folder
 
@@ -101,6 +101,12 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
         httpx.get(url)
 
 
+@pytest.fixture(scope="module")
+def bare_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy without an environment, for commands that must make none."""
+    return copy_sources(tmp_path_factory.mktemp("bare") / "copy", compiled=True)
+
+
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
@@ -115,11 +121,10 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
     ],
 )
 def test_missing_servers_are_named_before_anything_is_installed(
-    tmp_path: Path, environ: dict[str, str], named: list[str]
+    bare_copy: Path, tmp_path: Path, environ: dict[str, str], named: list[str]
 ) -> None:
     """On a platform for which no wheel brings them."""
     make = require_program("make", "make")
-    folder = copy_sources(tmp_path / "copy")
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "python3").write_text(f'#!/bin/sh\nexec {Path(sys.executable).resolve()} "$@"\n')
@@ -127,7 +132,7 @@ def test_missing_servers_are_named_before_anything_is_installed(
     (programs / "sitecustomize.py").write_text("import platform\nplatform.machine = lambda: 'riscv64'\n")
     done = subprocess.run(
         [make, "run"],
-        cwd=folder,
+        cwd=bare_copy,
         env=environment(PATH=str(programs), PYTHONPATH=str(programs), **environ),
         capture_output=True,
         text=True,
@@ -140,18 +145,21 @@ def test_missing_servers_are_named_before_anything_is_installed(
         named
     )
     assert done.stdout == ""
-    assert not (folder / ".venv").exists()
+    assert not (bare_copy / ".venv").exists()
 
 
-def run_copy(folder: Path, tmp_path: Path, *options: str) -> AbstractContextManager[Stack]:
-    """The stack of a copy of the sources, with --reload."""
-    paths = f"{folder}{os.pathsep}{folder / 'clients/python/src'}"
-    return run_stack(tmp_path / "data", "--reload", *options, env={"PYTHONPATH": paths}, cwd=folder)
+def run_copy(
+    folder: Path, tmp_path: Path, *options: str, forked: Forked = Forked.NOTHING
+) -> AbstractContextManager[Stack]:
+    """The stack of a copy of the sources, with --reload. Services that are forked have the code of this tree."""
+    paths = os.pathsep.join(map(str, (folder, folder / "clients/python/src", PROJECT_ROOT)))
+    return run_stack(tmp_path / "data", "--reload", *options, env={"PYTHONPATH": paths}, cwd=folder, forked=forked)
 
 
 def test_reload_restarts_what_imports_the_changed_file(tmp_path: Path) -> None:
+    """Thirteen restarts; that a restarted service runs the changed code is shown below."""
     folder = copy_sources(tmp_path / "copy", compiled=True)
-    with run_copy(folder, tmp_path) as stack:
+    with run_copy(folder, tmp_path, forked=Forked.SERVICES) as stack:
         before = stack.pids
 
         def change(path: str, *names: str) -> None:

@@ -9,8 +9,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T | None], timeout_seconds: float = 10.0, description: str = "") -> T:
-    """Call `check` every 20 ms and return its first true result; an exception counts as "not yet".
+def eventually(
+    check: Callable[[], T | None],
+    timeout_seconds: float = 10.0,
+    description: str = "",
+    interval_seconds: float = 0.02,
+) -> T:
+    """Call `check` every `interval_seconds` and return its first true result; an exception counts as "not yet".
 
     Raises AssertionError after `timeout_seconds`, with `description` and the last result or error.
     """
@@ -27,7 +32,7 @@ def eventually(check: Callable[[], T | None], timeout_seconds: float = 10.0, des
             raise AssertionError(
                 f"{description or 'not true'} within {timeout_seconds:g} s; last seen: {seen}"
             ) from problem
-        time.sleep(0.02)
+        time.sleep(interval_seconds)
 
 
 async def eventually_async(check: Callable[[], object], timeout_seconds: float = 10.0) -> None:

@@ -26,6 +26,7 @@ FILES_COMPOSE = PROJECT_ROOT / "deploy/compose.files.yml"
 EXAMPLE_COMPOSE = PROJECT_ROOT / "deploy/example/compose.yml"
 DOCKERFILE, EXAMPLE_DOCKERFILE = PROJECT_ROOT / "deploy/Dockerfile", PROJECT_ROOT / "deploy/example/Dockerfile"
 SERVICES = {"upload", "stream", "socket", "live", "gateway"}
+WITH_STORE = {"upload", "stream", "live"}
 JOB_SERVICES = {"credentials", "database", "backup", "token"}
 EXAMPLE_SERVICES = {"billing"}
 INGEST_PORTS = ["${INGEST_BIND:-127.0.0.1}:1935:1935", "${INGEST_BIND:-127.0.0.1}:8890:8890/udp"]
@@ -71,16 +72,32 @@ def test_classic_builder_accepts_the_dockerfile() -> None:
         assert "<<" not in line
 
 
+def stages_behind(name: str) -> list[str]:
+    """The names of a stage and of those that it is based on, the last of which is on an image of Python."""
+    found = dockerfile_stages()
+    names = [name]
+    while (base := found[names[-1]][0]) in found:
+        names.append(base)
+    return names
+
+
 @pytest.mark.parametrize("service", sorted(SERVICES))
 def test_an_image_has_the_packages_of_its_service_alone(service: str) -> None:
-    base, instructions = dockerfile_stages()[f"build-{service}"]
-    copied = [line.split()[1:] for line in [*dockerfile_stages()["build"][1], *instructions] if line.startswith("COPY")]
+    found = dockerfile_stages()
+    stages = stages_behind(f"build-{service}")
+    instructions = [line for stage in stages for line in found[stage][1]]
+    copied = [line.split()[1:] for line in instructions if line.startswith("COPY") and "--from=" not in line]
     sources = {source for *sources, _ in copied for source in sources}
     own = "gateway" if service == "gateway" else f"services/{service}"
-    assert base == ("build" if service == "gateway" else "build-with-client")
+    shared = ["build-with-store"] if service in WITH_STORE else []
+    assert stages[1:] == [*shared, *([] if service == "gateway" else ["build-with-client"]), "build"]
+    lock = "requirements/upload.txt" if service in WITH_STORE else f"requirements/{service}.txt"
+    assert (PROJECT_ROOT / lock).read_bytes() == (PROJECT_ROOT / f"requirements/{service}.txt").read_bytes()
     served = {"clients/js/src"} if service == "gateway" else set()  # the modules that its page loads
-    assert sources == {"services/__init__.py", "services/common", own, f"requirements/{service}.txt", *served}
-    assert any("--require-hashes" in line and "--only-binary :all:" in line for line in instructions)
+    assert sources == {"services/__init__.py", "services/common", own, lock, *served}
+    installs = [line for line in instructions if " install " in line and "/tmp/wheels/" not in line]
+    assert len(installs) == 1
+    assert installs[0].endswith(f"--only-binary :all: --require-hashes -r /tmp/{Path(lock).name}")
 
 
 def test_the_client_is_built_from_locked_requirements() -> None:
@@ -100,23 +117,25 @@ def test_copied_files_are_readable_by_any_container_user() -> None:
     found = dockerfile_stages()
     for name, (base, instructions) in found.items():
         from_the_tree = [line for line in instructions if line.startswith("COPY") and "--from=" not in line]
-        if from_the_tree and name != "build":
+        if from_the_tree and name not in {"build", "build-with-store"}:
             assert re.search(r"chmod -R a\+rX /", instructions[-1]), name
-        assert not from_the_tree or base in {"build", "build-with-client"} or name in {"build", "client", "scripts"}, (
-            name
-        )
+        bases = {"build", "build-with-client", "build-with-store"}
+        assert not from_the_tree or base in bases or name in {"build", "client", "scripts"}, name
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
 def test_an_image_ends_small_and_unprivileged(service: str) -> None:
-    base, instructions = dockerfile_stages()[service]
-    assert base == "runtime"
+    found = dockerfile_stages()
+    stages = stages_behind(service)
+    assert stages[1:] == (["runtime-with-store", "runtime"] if service in WITH_STORE else ["runtime"])
+    instructions = [line for stage in reversed(stages[:-1]) for line in found[stage][1]]
+    installed = "build-with-store" if service in WITH_STORE else f"build-{service}"
     assert [line for line in instructions if line.startswith("COPY")] == [
-        f"COPY --from=build-{service} /opt/venv /opt/venv",
+        f"COPY --from={installed} /opt/venv /opt/venv",
         f"COPY --from=build-{service} /app /app",
     ]
     assert not any(line.startswith(("RUN", "USER")) for line in instructions)
-    common = dockerfile_stages()["runtime"][1]
+    common = found["runtime"][1]
     assert "USER 10001:10001" in common
     assert any(re.match(r'HEALTHCHECK .* CMD \["python",', line) for line in common)
     module = "gateway" if service == "gateway" else f"services.{service}"
@@ -253,6 +272,7 @@ def test_the_ingest_is_optional_and_reaches_the_gateway_alone() -> None:
     assert base == "runtime"
     assert [line for line in instructions if line.startswith("COPY")] == ["COPY --from=scripts /opt/ingest /app"]
     assert [line for line in instructions if line.startswith("USER")][-1] == "USER 10001:10001"
+    assert [*dockerfile_stages()][-1] == "ingest", "no other image waits for its packages"
     heartbeat = ingest["environment"]["INGEST_HEARTBEAT"]
     assert any(line.startswith("HEALTHCHECK") and f"'{heartbeat}'" in line for line in instructions)
 
