@@ -5,7 +5,7 @@
 // its time, and whose sound is of 400 Hz and 50 Hz more for each second. Names of scenarios are read from standard input. Prints what each
 // has seen, or the error, as a line of JSON. The test judges it.
 import { readFileSync } from "node:fs";
-import { launch, newPage, play, settled } from "./chromium.mjs";
+import { launch, newPage, play, settled, visit } from "./chromium.mjs";
 
 const [url, executablePath, sample] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
@@ -88,7 +88,7 @@ async function open(hash, { init, ...options } = {}) {
   page.on("request", (request) => page.requested.push(new URL(request.url()).pathname));
   await page.addInitScript(`globalThis.barsOf = ${barsOf}`);
   for (const script of [init].flat().filter(Boolean)) await page.addInitScript(script);
-  await page.goto(`${url}/${hash}`);
+  await visit(page, `${url}/${hash}`, () => (page.errors.length = page.requested.length = 0));
   await page.waitForSelector('html[data-connection="connected"]');
   return page;
 }

@@ -4,7 +4,7 @@
 // has seen, or the error, as a line of JSON. The test judges it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, newPage, play, settled } from "./chromium.mjs";
+import { launch, newPage, play, settled, visit } from "./chromium.mjs";
 
 const [url, executablePath, folder] = process.argv.slice(2);
 const axeSource = readFileSync("node_modules/axe-core/axe.min.js", "utf-8");
@@ -21,18 +21,7 @@ async function open(hash = "#/files", options = {}) {
   page.on("pageerror", (error) => page.errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && page.errors.push(`${message.text()} ${message.location().url}`));
   page.on("request", (request) => (page.lists += /\/file(\?|$)/.test(request.url()) ? 1 : 0));
-  // Chromium ends all requests with this error when a network interface comes or goes, as those of a container engine do. A page of
-  // which a module is missing does nothing, so it is loaded again.
-  let interrupted = false;
-  page.on("requestfailed", (request) => (interrupted ||= request.failure()?.errorText === "net::ERR_NETWORK_CHANGED"));
-  for (let attempt = 0; attempt === 0 || (interrupted && attempt < 10); attempt++) {
-    if (attempt) await page.goto("about:blank"); // another hash alone would load nothing
-    interrupted = false;
-    page.errors.length = page.lists = 0;
-    await page.goto(`${url}/${hash}`).catch((error) => {
-      if (!interrupted) throw error;
-    });
-  }
+  await visit(page, `${url}/${hash}`, () => (page.errors.length = page.lists = 0));
   await page.waitForSelector('html[data-connection="connected"]');
   return page;
 }

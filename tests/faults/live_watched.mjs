@@ -1,7 +1,7 @@
 // Watches one live stream on the page, in Chromium, from its edge to its end, and counts whatever would be a player made anew.
 //
 // node live_watched.mjs URL CHROMIUM ID SECONDS. Prints {"playing": true} and then {"seen": {...}}, a JSON line each. The test judges them.
-import { launch } from "./chromium.mjs";
+import { launch, visit } from "./chromium.mjs";
 
 const [url, executablePath, id, seconds] = process.argv.slice(2);
 const browser = await launch(executablePath, "--mute-audio", "--autoplay-policy=no-user-gesture-required");
@@ -27,7 +27,7 @@ await page.addInitScript(() => {
   }
 });
 try {
-  await page.goto(`${url}/#/live/${id}`);
+  await visit(page, `${url}/#/live/${id}`);
   const video = await page.waitForSelector(".live-player video", { state: "attached", timeout });
   await page.waitForFunction((one) => one.readyState >= 3 && one.currentTime > 0, video, { timeout, polling: 50 });
   await video.evaluate((one) => {

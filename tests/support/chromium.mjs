@@ -24,6 +24,25 @@ export async function newPage(context) {
   return page;
 }
 
+/**
+ * Load an address; `begin` forgets what was seen before. Chromium ends all requests with this error when a network interface comes or goes,
+ * as those of a container engine do. A page of which a module is missing does nothing, so it is loaded again.
+ */
+export async function visit(page, address, begin = () => {}) {
+  let interrupted = false;
+  const note = (request) => (interrupted ||= request.failure()?.errorText === "net::ERR_NETWORK_CHANGED");
+  page.on("requestfailed", note);
+  for (let attempt = 0; attempt === 0 || (interrupted && attempt < 10); attempt++) {
+    if (attempt) await page.goto("about:blank"); // another hash alone would load nothing
+    interrupted = false;
+    begin();
+    await page.goto(address).catch((error) => {
+      if (!interrupted) throw error;
+    });
+  }
+  page.off("requestfailed", note);
+}
+
 /** Wait until what was changed is on the screen, pictures are there, and colours have ended to change. */
 export const settled = (page) =>
   page.evaluate(async () => {
