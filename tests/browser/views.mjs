@@ -4,10 +4,10 @@
 // Prints one JSON object; with PICTURES each view is photographed into that folder, to be looked at by people.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { launch, newPage, settled } from "./chromium.mjs";
+import { launch, newPage, settled, visit } from "./chromium.mjs";
 
 const [url, executablePath, folder, themes, pictures] = process.argv.slice(2);
-const WIDTHS = { 360: 740, 800: 900, 1280: 800 };
+const WIDTHS = [[1280, 800], [800, 900], [360, 740]].map(([width, height]) => ({ width, height }));
 const COUNTS = [0, 3, 300];
 const media = { video: ["clip.webm", "video/webm"], audio: ["sound.mp3", "audio/mpeg"], image: ["picture.png", "image/png"] };
 const browser = await launch(executablePath, "--use-fake-device-for-media-stream");
@@ -68,111 +68,117 @@ function inspect() {
 const found = [];
 let views = 0;
 for (const theme of themes.split(",")) {
-  for (const [width, height] of Object.entries(WIDTHS)) {
-    const context = await browser.newContext({ viewport: { width: Number(width), height }, colorScheme: theme, reducedMotion: "reduce" });
-    const page = await newPage(context);
-    page.on("pageerror", (error) => found.push(`${theme} ${width}: ${error}`));
-    let count = 300;
-    await page.route(/\/file\?/, (route) => route.fulfill({ json: { files: list(count).slice(0, 200), next: null } }));
-    await page.route(/\/file\/folders/, (route) => route.fulfill({ json: { folders: folders(count), next: null } }));
-    await page.route(/\/file\/info/, (route) => route.fulfill({ json: list(300).find(({ filename }) => filename === new URL(route.request().url()).searchParams.get("filename")) ?? list(1)[0] }));
-    await page.route(/\/file\/poster/, (route) => route.fulfill({ body: picture, contentType: "image/png" }));
-    await page.route(/\/file\/stream/, (route) => {
-      const wanted = new URL(route.request().url()).searchParams.get("filename");
-      const { content_type } = list(300).find(({ filename }) => filename === wanted);
-      const [name, type] = media[content_type.split("/")[0]] ?? [];
-      return name ? route.fulfill({ path: join(folder, name), contentType: type }) : route.fulfill({ body: "A text.\n".repeat(400), contentType: "text/plain" });
-    });
-    await page.route(/\/sockets\?/, (route) => route.fulfill({ json: { sockets: sockets(count), next: null } }));
-    // To load the page takes longer than to look at it: most views follow one another within it, as people go from one to the next.
-    const load = async (hash) => {
-      await page.goto("about:blank");
-      await page.goto(`${url}/${hash}`);
-      await page.waitForSelector('html[data-connection="connected"]');
-    };
-    const show = async (hash) => {
-      await page.evaluate((next) => (location.hash = next), hash);
-      await page.evaluate(() => scrollTo(0, 0));
-    };
-    const look = async (name) => {
+  const context = await browser.newContext({ viewport: WIDTHS.at(-1), colorScheme: theme, reducedMotion: "reduce", permissions: ["clipboard-write"] });
+  const page = await newPage(context);
+  page.on("pageerror", (error) => found.push(`${theme}: ${error}`));
+  let count = 300;
+  await page.route(/\/file\?/, (route) => route.fulfill({ json: { files: list(count).slice(0, 200), next: null } }));
+  await page.route(/\/file\/folders/, (route) => route.fulfill({ json: { folders: folders(count), next: null } }));
+  await page.route(/\/file\/info/, (route) => route.fulfill({ json: list(300).find(({ filename }) => filename === new URL(route.request().url()).searchParams.get("filename")) ?? list(1)[0] }));
+  await page.route(/\/file\/poster/, (route) => route.fulfill({ body: picture, contentType: "image/png" }));
+  await page.route(/\/file\/stream/, (route) => {
+    const wanted = new URL(route.request().url()).searchParams.get("filename");
+    const { content_type } = list(300).find(({ filename }) => filename === wanted);
+    const [name, type] = media[content_type.split("/")[0]] ?? [];
+    return name ? route.fulfill({ path: join(folder, name), contentType: type }) : route.fulfill({ body: "A text.\n".repeat(400), contentType: "text/plain" });
+  });
+  await page.route(/\/sockets\?/, (route) => route.fulfill({ json: { sockets: sockets(count), next: null } }));
+  // To load the page takes longer than to look at it: most views follow one another within it, as people go from one to the next.
+  const load = async (hash) => {
+    await page.goto("about:blank");
+    await visit(page, `${url}/${hash}`);
+    await page.waitForSelector('html[data-connection="connected"]');
+  };
+  const show = async (hash) => {
+    await page.evaluate((next) => (location.hash = next), hash);
+    await page.evaluate(() => scrollTo(0, 0));
+  };
+  // To come to a view takes longer than to look at it: it is looked at in each width, the smallest at last, in which people go on.
+  const look = async (name, { sizes = WIDTHS, atEnd = false } = {}) => {
+    for (const size of sizes) {
+      await page.setViewportSize(size);
+      if (atEnd) await page.evaluate(() => scrollTo(0, document.documentElement.scrollHeight));
       await settled(page);
       views++;
-      for (const one of await page.evaluate(inspect)) found.push(`${name} ${theme} ${width}: ${one}`);
-      if (pictures) await page.screenshot({ path: join(pictures, `${name}-${theme}-${width}.png`) });
-    };
-    const close = async () => {
-      await page.keyboard.press("Escape");
-      await page.waitForFunction(() => !document.querySelector("dialog[open]"));
-    };
-    for (count of COUNTS) {
+      for (const one of await page.evaluate(inspect)) found.push(`${name} ${theme} ${size.width}: ${one}`);
+      if (pictures) await page.screenshot({ path: join(pictures, `${name}-${theme}-${size.width}.png`) });
+    }
+  };
+  const close = async () => {
+    await page.keyboard.press("Escape");
+    await page.waitForFunction(() => !document.querySelector("dialog[open]"));
+  };
+  for (count of COUNTS) {
+    for (const size of WIDTHS) {
+      const sizes = [size]; // how many folders are shown is decided when they are
+      await page.setViewportSize(size);
       await load("#/files");
       for (const layout of ["List", "Grid"]) {
         await page.getByRole("button", { name: layout, exact: true }).click();
         await page.locator(count ? ".file-open" : ".empty").first().waitFor();
-        if (layout === "Grid" || count) await look(`${layout.toLowerCase()}-${count}`);
-        if (layout === "List" && count === 0) await look("list-0");
+        if (layout === "Grid" || count) await look(`${layout.toLowerCase()}-${count}`, { sizes });
+        if (layout === "List" && count === 0) await look("list-0", { sizes });
       }
       await show("#/sockets");
       await page.locator(count ? ".socket" : ".sockets-grid").first().waitFor();
-      await look(`sockets-${count}`);
+      await look(`sockets-${count}`, { sizes });
     }
-    await load("#/files/holiday/2026?q=nothing");
-    await page.locator(".file-open").first().waitFor();
-    await look("search");
-    await show("#/operations");
-    await page.locator(".replicas li").first().waitFor();
-    await page.waitForFunction(() => /\/s$/.test(document.querySelector(".tile dd").textContent), null, { timeout: 10_000 });
-    await look("operations");
-    await page.evaluate(() => scrollTo(0, document.documentElement.scrollHeight));
-    await look("operations-end");
-    await page.locator(".token-button").click();
-    await look("token");
-    await close();
-    await page.keyboard.press("?");
-    await page.locator("#keys-title").waitFor();
-    await look("keys");
-    await load("#/files");
-    await page.getByRole("button", { name: "List", exact: true }).click();
-    for (const index of [0, 2, 3]) await page.locator(".check").nth(index).click({ force: true });
-    await look("selection");
-    await page.locator(".selection button", { hasText: "Move" }).click();
-    await look("move");
-    await close();
-    await page.locator(".selection .danger").click();
-    await look("delete");
-    await close();
-    for (const [index, kind] of [[0, "video"], [1, "audio"], [2, "image"], [3, "text"], [5, "cannot"]]) {
-      await show(`#/files?play=${encodeURIComponent([list(7)[index].folder, list(7)[index].filename].filter(Boolean).join("/"))}`);
-      await page.locator({ video: ".stage video", audio: ".stage audio", image: ".stage img", text: ".stage pre", cannot: ".stage .cannot" }[kind]).waitFor();
-      await look(`player-${kind}`);
-    }
-    await close();
-    await show(`#/files?info=${encodeURIComponent(`holiday/2026/northern coast/${list(1)[0].filename}`)}`);
-    await page.locator(".details code").first().waitFor();
-    await look("details");
-    await page.getByRole("button", { name: "Share" }).click();
-    await look("share");
-    await page.evaluate(() => sessionStorage.setItem("gridcast:token", "e30.e30.x"));
-    await page.route(/\/file\/link$/, (route) => {
-      const links = route.request().postDataJSON().links.map((one, index) => ({ ...one, id: String(index), kind: "get", expires_at: Date.now() / 1000 + 86_400, link: "v1.x", url: `/file/stream?filename=${encodeURIComponent(one.filename)}&link=v1.${"x".repeat(200)}` }));
-      return route.fulfill({ json: { links } });
-    });
-    await page.reload();
-    await page.locator(".details code").first().waitFor();
-    await page.getByRole("button", { name: "Share" }).click();
-    for (let time = 1; time <= 2; time++) {
-      await page.getByRole("button", { name: "Make a link" }).click();
-      await page.locator(".shares li").nth(time - 1).waitFor();
-    }
-    await look("shared");
-    await page.evaluate(() => sessionStorage.clear());
-    await load("#/files");
-    await page.route(/\/file\/tus/, (route) => (route.request().method() === "POST" ? route.fulfill({ status: 409, contentType: "application/problem+json", body: '{"detail":"taken"}' }) : route.continue()));
-    await page.setInputFiles("#chosen", [{ name: "picture.png", mimeType: "image/png", buffer: picture }, ...["sound.mp3", "a name that is long enough to be cut off in the small card.txt"].map((name) => ({ name, mimeType: "text/plain", buffer: Buffer.from("x") }))]);
-    await page.locator(".upload", { hasText: "already there" }).nth(2).waitFor();
-    await look("uploads");
-    await context.close();
   }
+  await load("#/files/holiday/2026?q=nothing");
+  await page.locator(".file-open").first().waitFor();
+  await look("search");
+  await show("#/operations");
+  await page.locator(".replicas li").first().waitFor();
+  await page.waitForFunction(() => /\/s$/.test(document.querySelector(".tile dd").textContent), null, { timeout: 10_000 });
+  await look("operations");
+  await look("operations-end", { atEnd: true });
+  await page.locator(".token-button").click();
+  await look("token");
+  await close();
+  await page.keyboard.press("?");
+  await page.locator("#keys-title").waitFor();
+  await look("keys");
+  await load("#/files");
+  await page.getByRole("button", { name: "List", exact: true }).click();
+  for (const index of [0, 2, 3]) await page.locator(".check").nth(index).click({ force: true });
+  await look("selection");
+  await page.locator(".selection button", { hasText: "Move" }).click();
+  await look("move");
+  await close();
+  await page.locator(".selection .danger").click();
+  await look("delete");
+  await close();
+  for (const [index, kind] of [[0, "video"], [1, "audio"], [2, "image"], [3, "text"], [5, "cannot"]]) {
+    await show(`#/files?play=${encodeURIComponent([list(7)[index].folder, list(7)[index].filename].filter(Boolean).join("/"))}`);
+    await page.locator({ video: ".stage video", audio: ".stage audio", image: ".stage img", text: ".stage pre", cannot: ".stage .cannot" }[kind]).waitFor();
+    await look(`player-${kind}`);
+  }
+  await close();
+  await show(`#/files?info=${encodeURIComponent(`holiday/2026/northern coast/${list(1)[0].filename}`)}`);
+  await page.locator(".details code").first().waitFor();
+  await look("details");
+  await page.getByRole("button", { name: "Share" }).click();
+  await look("share");
+  await page.evaluate(() => sessionStorage.setItem("gridcast:token", "e30.e30.x"));
+  await page.route(/\/file\/link$/, (route) => {
+    const links = route.request().postDataJSON().links.map((one, index) => ({ ...one, id: String(index), kind: "get", expires_at: Date.now() / 1000 + 86_400, link: "v1.x", url: `/file/stream?filename=${encodeURIComponent(one.filename)}&link=v1.${"x".repeat(200)}` }));
+    return route.fulfill({ json: { links } });
+  });
+  await page.reload();
+  await page.locator(".details code").first().waitFor();
+  await page.getByRole("button", { name: "Share" }).click();
+  for (let time = 1; time <= 2; time++) {
+    await page.getByRole("button", { name: "Make a link" }).click();
+    await page.locator(".shares li").nth(time - 1).waitFor();
+  }
+  await look("shared");
+  await page.evaluate(() => sessionStorage.clear());
+  await load("#/files");
+  await page.route(/\/file\/tus/, (route) => (route.request().method() === "POST" ? route.fulfill({ status: 409, contentType: "application/problem+json", body: '{"detail":"taken"}' }) : route.continue()));
+  await page.setInputFiles("#chosen", [{ name: "picture.png", mimeType: "image/png", buffer: picture }, ...["sound.mp3", "a name that is long enough to be cut off in the small card.txt"].map((name) => ({ name, mimeType: "text/plain", buffer: Buffer.from("x") }))]);
+  await page.locator(".upload", { hasText: "already there" }).nth(2).waitFor();
+  await look("uploads");
+  await context.close();
 }
 console.log(JSON.stringify({ found, views }));
 await browser.close();
