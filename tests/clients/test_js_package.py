@@ -69,8 +69,14 @@ def install_tarball(folder: Path, tarball: Path) -> None:
 
 
 def test_the_types_are_strict_and_complete(package: Path, tarball: Path) -> None:
+    """By the compiler that `npm pack` runs: without its verdict, or with an error, there is no tarball."""
     del tarball
-    run(package, "tsc", "--noEmit", OWN_LIBRARY)
+    manifest = json.loads((package / "package.json").read_text("utf-8"))
+    options = json.loads((package / "tsconfig.json").read_text("utf-8"))["compilerOptions"]
+    assert manifest["scripts"]["prepack"] == "tsc"
+    assert {"checkJs", "strict", "noUnusedLocals", "noUncheckedIndexedAccess"} <= {
+        name for name in options if options[name]
+    }
     declarations = list((package / "types").rglob("*.d.ts"))
     modules = (package / "src").rglob("*.js")
     assert {path.stem for path in modules} <= {path.name.removesuffix(".d.ts") for path in declarations}
@@ -197,7 +203,7 @@ def test_the_angular_example_compiles_strictly(npm: NpmPackages, tarball: Path, 
     wrong = source.replace("row.snapshot.filename", "row.snapshot.nonsense")
     (tmp_path / "src" / "wrong.component.ts").write_text(wrong, "utf-8")
     with pytest.raises(AssertionError) as failure:
-        run(tmp_path, "ngc", "-p", "tsconfig.json", "--noEmit")
+        run(tmp_path, "ngc", "-p", "tsconfig.json", "--noEmit", OWN_LIBRARY)
     said = re.sub(r"\x1b\[\d+m", "", str(failure.value))
     (error,) = re.findall("^.*error.*$", said, re.MULTILINE)
     assert re.match(r"src/wrong\.component\.ts:.*'nonsense'", error), said
