@@ -20,8 +20,6 @@ from websockets.sync.client import ClientConnection, connect
 
 TOPIC = "restarts"
 CLOSE_SERVICE_RESTART = 1012
-PAUSE_SECONDS = 0.05
-"""Of each client between two requests. Without it two cores are so busy that what is restarted starts slowly."""
 
 
 @dataclass
@@ -142,7 +140,6 @@ class Traffic:
                     continue
                 if answer.status_code == 201:
                     self.log.acknowledged[name] = hashlib.sha256(data).hexdigest()
-                    time.sleep(PAUSE_SECONDS)
                 else:
                     self.log.failed_uploads.append(f"{name}: {answer.status_code} {answer.text}")
                     time.sleep(0.2)
@@ -167,7 +164,6 @@ class Traffic:
                     time.sleep(0.2)
                 elif hashlib.sha256(answer.content).hexdigest() != self.log.acknowledged[name]:
                     self.log.corrupt_reads.append(name)
-                time.sleep(PAUSE_SECONDS)
 
     def _push(self, _number: int) -> None:
         """Push events to the topic, repeating each with the same id until it is accepted."""
@@ -183,7 +179,7 @@ class Traffic:
                             self.log.pushed_ids.append(event_id)
                             break
                     time.sleep(0.2)
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(0.05)
 
 
 def find_lost_uploads(url: str, log: TrafficLog) -> list[str]:
