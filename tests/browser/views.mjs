@@ -93,7 +93,7 @@ for (const theme of themes.split(",")) {
     await page.evaluate((next) => (location.hash = next), hash);
     await page.evaluate(() => scrollTo(0, 0));
   };
-  // To come to a view takes longer than to look at it: it is looked at in each width, the smallest at last, in which people go on.
+  // To navigate to a view takes longer than to check it, so it is checked in all widths. The narrowest is the last, and stays set.
   const look = async (name, { sizes = WIDTHS, atEnd = false } = {}) => {
     for (const size of sizes) {
       await page.setViewportSize(size);

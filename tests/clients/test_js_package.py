@@ -69,7 +69,7 @@ def install_tarball(folder: Path, tarball: Path) -> None:
 
 
 def test_the_types_are_strict_and_complete(package: Path, tarball: Path) -> None:
-    """By the compiler that `npm pack` runs: without its verdict, or with an error, there is no tarball."""
+    """The prepack script runs `tsc`: with a type error `npm pack` writes no tarball."""
     del tarball
     manifest = json.loads((package / "package.json").read_text("utf-8"))
     options = json.loads((package / "tsconfig.json").read_text("utf-8"))["compilerOptions"]

@@ -124,7 +124,7 @@ def test_curl_fails_on_a_corrupt_file(media_services: MediaServices, data: bytes
     ]
     done = subprocess.run(command, check=False, capture_output=True, timeout=60)
     assert done.returncode in {18, 56}
-    received = tmp_path / "broken"  # not there where no byte has come
+    received = tmp_path / "broken"  # curl creates no file if it receives no byte
     assert not received.exists() or data.startswith(received.read_bytes())
 
 

@@ -29,7 +29,7 @@ import importlib.util, sys
 if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
     print(sys.implementation.name, "%d.%d.%d" % sys.version_info[:3])
 """
-"""Prints what an interpreter is, if it can make environments. Every process of a run asks; this imports next to nothing."""
+"""Prints name and version of an interpreter that can create virtual environments. Each pytest worker runs it: it imports little."""
 START_TIMEOUT_SECONDS = 540.0
 
 pytestmark = pytest.mark.timeout(900)

@@ -103,7 +103,7 @@ def test_port_and_data(source_copy: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bare_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy without an environment, for commands that must make none."""
+    """A copy without a virtual environment, for commands that must not create one."""
     return copy_sources(tmp_path_factory.mktemp("bare") / "copy", compiled=True)
 
 

@@ -138,7 +138,7 @@ class Client(threading.Thread):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recording of a service whose data were in `folder`, and the clients that it had."""
+    """The system calls of an upload service with its data in `folder`, recorded in `path`, and the clients of that run."""
 
     folder: Path
     path: Path
@@ -379,7 +379,7 @@ async def list_all(store: MediaStore) -> AsyncIterator[MediaInfo]:
 
 @pytest.fixture(scope="module")
 def recorded(redis_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """What one client does. strace makes the start of the service take seconds of CPU."""
+    """One recording for all replays: to start a service under strace takes seconds of CPU."""
     folder = tmp_path_factory.mktemp("recorded")
     return Recorded(folder, *record(folder, redis_server, 1, 1, 10))
 

@@ -172,18 +172,18 @@ async def holds(store: MediaStore, count: float) -> bool:
 
 
 def forked(arguments: list[str], output: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """The command as a fork of a process that has imported it, which takes a second of CPU less."""
+    """The command in a fork of a process that has imported its modules: a second of CPU less."""
     return ended(start_module(*arguments[2:], env=environment(), output=output, packages=BOTH_STORES))
 
 
 def executed(arguments: list[str]) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """The command with no more memory than a user's."""
+    """The command in a new interpreter: the memory of a fork includes what its parent has imported."""
     return ended(subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
 @contextlib.contextmanager
 def ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End the child with the block."""
+    """Kill the child process at the end of the block."""
     try:
         yield child
     finally:

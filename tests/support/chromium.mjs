@@ -25,8 +25,8 @@ export async function newPage(context) {
 }
 
 /**
- * Load an address; `begin` forgets what was seen before. Chromium ends all requests with this error when a network interface comes or goes,
- * as those of a container engine do. A page of which a module is missing does nothing, so it is loaded again.
+ * Open an address, again after net::ERR_NETWORK_CHANGED: Chromium aborts all requests when a network interface is added or removed, as by
+ * a container engine, and a page without one of its modules does not start. `begin` resets what the caller has collected, before each attempt.
  */
 export async function visit(page, address, begin = () => {}) {
   let interrupted = false;

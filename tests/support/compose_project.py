@@ -120,7 +120,7 @@ class Container:
 class ComposeProject:
     """The containers of one project name. `files` are its compose files, `port` is published on loopback.
 
-    Its images are there: the fixture `images` builds them.
+    The fixture `images` must have built its images.
     """
 
     def __init__(self, name: str, files: list[str], port: int) -> None:
