@@ -25,6 +25,7 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
+from services.common.web.routers import add_routes
 from services.common.web.status import add_status_route
 from services.common.webhooks.upload_hook import UploadHook
 from services.live.endpoints import control, ingest, messages
@@ -86,9 +87,9 @@ def create_app(
         checks |= auth.readiness_checks()
     app = create_fastapi_app("live", "Takes live streams in, and makes files of them.", lifespan, checks)
     add_status_route(app, checks)
-    app.include_router(control.router)
-    app.include_router(ingest.router)
-    app.include_router(messages.router)
+    add_routes(app, control.router)
+    add_routes(app, ingest.router)
+    add_routes(app, messages.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app))
     return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)

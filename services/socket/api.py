@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gridcast._bus import events
@@ -11,11 +11,12 @@ from services.common.bus.publisher import EventPublisher
 from services.common.errors import BadRequest, NotFound
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.socket.acks import AckWaiter
 from services.socket.presence_lookup import PresenceLookup
 from services.socket.sessions import Presence, SessionStore
 
-router = APIRouter(tags=["sockets"], route_class=JSONRoute)
+router = create_router("sockets", route_class=JSONRoute)
 
 MAX_ACK_WAIT_SECONDS = 30.0
 

@@ -25,6 +25,7 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
+from services.common.web.routers import add_routes
 from services.common.web.status import add_status_route
 from services.socket import api
 from services.socket.accept import Acceptor
@@ -63,7 +64,7 @@ class SocketApplication:
             checks |= self._auth.readiness_checks()
         api_app = create_fastapi_app("socket", "Keeps connections and pushes to them.", self._lifespan, checks)
         add_status_route(api_app, checks)
-        api_app.include_router(api.router)
+        add_routes(api_app, api.router)
         protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(settings.allowed_origins))
         authorization = create_authorization(self._auth, list_routes(api_app))
         self._http_app = RequestMiddleware(

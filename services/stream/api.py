@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.identity import identity_of, link_of
@@ -22,6 +22,7 @@ from services.common.store.media_reader import ListQuery, MediaReader, Sort
 from services.common.web.file_info import FILE_EXAMPLE, FileInfo
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER, parameter_examples
+from services.common.web.routers import create_router
 from services.stream.inline_types import ATTACHMENT_POLICY
 from services.stream.link_versions import require_version, version_must_exist
 from services.stream.media_facts import MediaFactsReader
@@ -41,7 +42,7 @@ def _reject_ambiguous_query(request: Request) -> None:
     parse_query(request.scope["query_string"])
 
 
-router = APIRouter(tags=["files"], dependencies=[Depends(_reject_ambiguous_query)])
+router = create_router("files", dependencies=[Depends(_reject_ambiguous_query)])
 
 MAX_SEARCH_LENGTH = 100
 MAX_PAGE_SIZE = 200

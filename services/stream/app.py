@@ -28,6 +28,7 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
+from services.common.web.routers import add_routes
 from services.common.web.status import add_status_route
 from services.stream import api
 from services.stream.block_cache import BlockCache
@@ -92,7 +93,7 @@ def create_app(settings: StreamSettings | None = None, telemetry: RequestTelemet
     checks: dict[str, ReadinessCheck] = {settings.store_dependency: check, **of_auth}
     app = create_fastapi_app("stream", "Serves files and ranges of them.", lifespan, checks, add_bypass_paths)
     add_status_route(app, checks)
-    app.include_router(api.router)
+    add_routes(app, api.router)
     stream = _DownloadRoute()
     # The middleware calls the handler directly; what reaches this route has another method: 405.
     playback = UploadPlaybackRoute()

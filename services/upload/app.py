@@ -25,6 +25,7 @@ from services.common.web.browser_protection import BrowserProtection
 from services.common.web.health import ReadinessCheck
 from services.common.web.middleware import RequestMiddleware
 from services.common.web.route_list import list_routes
+from services.common.web.routers import add_routes
 from services.common.web.status import add_status_route
 from services.common.webhooks.upload_hook import UploadHook
 from services.upload.endpoints import delete, delete_many, form, links, move, poster, put, restore, revocations, tus
@@ -84,7 +85,7 @@ def create_app(
         revocations,
         webhooks_api,
     ):
-        app.include_router(endpoint.router)
+        add_routes(app, endpoint.router)
     protection = BrowserProtection(HostPolicy(settings.allowed_hosts), OriginPolicy(""))
     authorization = create_authorization(auth, list_routes(app), folder_of_new_upload)
     return RequestMiddleware(app, check_request=protection, telemetry=telemetry, authorization=authorization)

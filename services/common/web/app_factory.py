@@ -13,12 +13,11 @@ from services.common.web.health import ReadinessCheck, add_health_routes
 from services.common.web.openapi import build_openapi
 from services.common.web.problems import add_exception_handlers
 from services.common.web.responses import ServiceFastAPI
+from services.common.web.routers import MAX_JSON_BODY_BYTES, operation_id
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 PRODUCT_VERSION = "0.2.0"
-MAX_JSON_BODY_BYTES = 256 * 1024
-"""Bytes of a JSON body. Media bodies do not pass through FastAPI's parsing and have limits of their own."""
 
 
 def create_fastapi_app(
@@ -39,7 +38,7 @@ def create_fastapi_app(
         title=title,
         summary=summary,
         version=PRODUCT_VERSION,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=operation_id,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.authorization import missing_right
@@ -15,13 +15,14 @@ from services.common.store.live_store import LiveState
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FOLDER, parameter_examples
+from services.common.web.routers import create_router
 from services.common.webhooks.hook_protocol import HookQuestion
 from services.live.endpoints.dependencies import caller, live_context
 from services.live.live_streams import WantedStream, describe_limits
 from services.live.settings import MAX_GRACE_SECONDS, MAX_TARGET_SECONDS
 from services.live.stream_limits import StreamLimits
 
-router = APIRouter(tags=["live"], route_class=JSONRoute)
+router = create_router("live", route_class=JSONRoute)
 
 MAX_TITLE_LENGTH = 200
 MAX_DEFAULT_WINDOW_SECONDS = 86400

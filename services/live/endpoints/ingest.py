@@ -6,13 +6,14 @@ Senders that cannot set header fields have the token in the path: `/live/{id}/ke
 import sys
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 
 from services.common.errors import BadRequest, UnsupportedMediaType
 from services.common.http import tus
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
+from services.common.web.routers import create_router
 from services.common.web.tus_responses import require_tus_version, tus_response
 from services.live.endpoints.control import StreamId
 from services.live.endpoints.dependencies import live_context, publisher_body
@@ -20,7 +21,7 @@ from services.live.object_names import object_kind
 from services.live.publish_token import token_of
 from services.live.tus_requests import TusRequest
 
-router = APIRouter(tags=["live"])
+router = create_router("live")
 
 LIVE_TUS_EXTENSIONS = "creation,creation-defer-length"
 MAX_LIST_BYTES = 4 * 1024 * 1024

@@ -2,18 +2,19 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.authorization import missing_right
 from services.common.auth.identity import identity_of
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.live.endpoints.control import StreamId
 from services.live.endpoints.dependencies import live_context
 from services.live.messages import describe_message, new_message, topic_of
 
-router = APIRouter(tags=["live"], route_class=JSONRoute)
+router = create_router("live", route_class=JSONRoute)
 
 MAX_PLACE_SECONDS = 1e9
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from services.common.errors import NotFound
 from services.common.media import MediaName, validate_media_name
 from services.common.telemetry import metrics
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
@@ -20,7 +21,7 @@ from services.upload.endpoints.request import (
     request_preconditions,
 )
 
-router = APIRouter(tags=["files"])
+router = create_router("files")
 
 
 _DELETE_ROUTE: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.authorization import missing_right
@@ -18,9 +18,10 @@ from services.common.store.upload_store import (
 from services.common.telemetry import metrics
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import UploadContext, upload_context
 
-router = APIRouter(tags=["files"], route_class=JSONRoute)
+router = create_router("files", route_class=JSONRoute)
 
 MAX_FILES = 100
 """Files of one request."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
@@ -23,6 +23,7 @@ from services.common.uploads.cleanup import CleanupRunner
 from services.common.uploads.file_metadata import encode_file_metadata, is_file_metadata
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.common.webhooks.hook_protocol import ALLOWED, HookAnswer, HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.endpoints.dependencies import request_body, upload_context
@@ -43,7 +44,7 @@ from services.upload.endpoints.response import stream_location, validator_header
 from services.upload.progress import NullProgress, Progress, StartProgress
 from services.upload.writer.upload_writer import UploadWriter
 
-router = APIRouter(tags=["files"])
+router = create_router("files")
 
 FORM_FIELDS = ("folder", "sid")
 

@@ -5,7 +5,7 @@ In this service because it may write into the store.
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.identity import Identity, identity_of
@@ -15,10 +15,11 @@ from services.common.media import MAX_FOLDER_BYTES, MAX_SEGMENT_BYTES, validate_
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import EXAMPLE_FILENAME, EXAMPLE_FOLDER
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import UploadContext, upload_context
 from services.upload.links import LinkIssuer, MadeLink, WantedLink
 
-router = APIRouter(tags=["auth"], route_class=JSONRoute)
+router = create_router("auth", route_class=JSONRoute)
 
 MAX_LINKS_OF_REQUEST = 100
 MAX_MEDIA_TYPES = 16

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.authorization import missing_right
@@ -13,6 +13,7 @@ from services.common.telemetry import metrics
 from services.common.web.file_info import FileInfo
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
@@ -23,7 +24,7 @@ from services.upload.endpoints.request import (
 )
 from services.upload.endpoints.response import path_location
 
-router = APIRouter(tags=["files"], route_class=JSONRoute)
+router = create_router("files", route_class=JSONRoute)
 
 
 class MoveRequest(BaseModel):

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from services.common.errors import BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType
 from services.common.media import MediaName, Poster, validate_media_name
@@ -12,6 +12,7 @@ from services.common.uploads.body import UploadBody
 from services.common.web.content_length import parse_content_length
 from services.common.web.file_info import FileInfo
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import request_body, upload_context
 from services.upload.endpoints.request import (
     IF_MATCH_PARAMETER,
@@ -22,7 +23,7 @@ from services.upload.endpoints.request import (
 )
 from services.upload.image_types import detect_image_type
 
-router = APIRouter(tags=["files"])
+router = create_router("files")
 
 MAX_POSTER_BYTES = 1024 * 1024
 _PARAMETERS = [IF_MATCH_PARAMETER, IF_UNMODIFIED_SINCE_PARAMETER]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from services.common.auth.identity import identity_of, subject_of
@@ -22,6 +22,7 @@ from services.common.store.upload_store import (
 from services.common.uploads.cleanup import CleanupRunner
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
 from services.upload.digests import DigestVerifier
@@ -42,7 +43,7 @@ from services.upload.endpoints.response import path_location, stream_location, v
 from services.upload.progress import Progress
 from services.upload.writer.upload_writer import UploadWriter
 
-router = APIRouter(tags=["files"])
+router = create_router("files")
 
 _PUT_OPENAPI: dict[str, Any] = {
     "requestBody": {

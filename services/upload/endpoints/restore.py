@@ -2,17 +2,18 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from services.common.media import validate_media_name
 from services.common.telemetry import metrics
 from services.common.web.file_info import FileInfo
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.endpoints.request import FilenameParam, FolderParam
 from services.upload.endpoints.response import path_location
 
-router = APIRouter(tags=["files"])
+router = create_router("files")
 
 
 @router.post("/file/restore", response_model=FileInfo, responses=openapi_problems(400, 409, 410, 429, 503))

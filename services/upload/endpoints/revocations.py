@@ -3,7 +3,7 @@
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.common.auth.keys import LEEWAY_SECONDS, MAX_SUBJECT_LENGTH
@@ -12,9 +12,10 @@ from services.common.auth.signed_links import MAX_LINK_LIFE_SECONDS
 from services.common.errors import BadRequest
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.upload.endpoints.dependencies import UploadContext, upload_context
 
-router = APIRouter(tags=["auth"], route_class=JSONRoute)
+router = create_router("auth", route_class=JSONRoute)
 
 _Name = Annotated[str | None, Field(min_length=1, max_length=MAX_SUBJECT_LENGTH)]
 

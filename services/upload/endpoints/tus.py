@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 
 from services.common.auth.credentials import find_link
 from services.common.auth.identity import Identity, identity_of, link_of, subject_of
@@ -25,6 +25,7 @@ from services.common.uploads.body import UploadBody
 from services.common.web.content_length import parse_content_length
 from services.common.web.openapi import openapi_problems
 from services.common.web.openapi_examples import parameter_examples
+from services.common.web.routers import create_router
 from services.common.web.tus_responses import TUS_VERSION_FIELD, require_tus_version, tus_response
 from services.common.webhooks.hook_protocol import HookQuestion
 from services.upload.content_types import resolve_content_type
@@ -38,7 +39,7 @@ from services.upload.tus.concatenation import Concatenator, ConcatTarget
 from services.upload.tus.ownership import link_entry
 from services.upload.tus.patch import PatchRequest, PatchResult
 
-router = APIRouter(tags=["tus"])
+router = create_router("tus")
 
 HeaderText = Annotated[str | None, Header()]
 LengthHeader = Annotated[str | None, Header(description="bytes", openapi_examples=parameter_examples("1024"))]

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -12,12 +12,13 @@ from services.common.errors import BadRequest, Conflict, NotFound
 from services.common.store.delivery_store import DeliveryState, ReplaySelection, WebhookDelivery
 from services.common.web.json_route import JSONRoute
 from services.common.web.openapi import openapi_problems
+from services.common.web.routers import create_router
 from services.common.webhooks.endpoints import MAX_ENDPOINTS, Endpoint, parse_endpoint
 from services.common.webhooks.signing import make_secret
 from services.upload.endpoints.dependencies import upload_context
 from services.upload.webhooks.webhooks import Webhooks
 
-router = APIRouter(tags=["webhooks"], route_class=JSONRoute)
+router = create_router("webhooks", route_class=JSONRoute)
 
 _OFF = "webhooks are off: GRIDCAST_WEBHOOKS is not set"
 _ENDPOINT_EXAMPLE: JsonDict = {"id": "orders", "url": "https://app.example/hooks", "events": ["file.*"]}

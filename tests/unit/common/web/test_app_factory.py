@@ -13,8 +13,9 @@ from services.common.asgi import ClientDisconnected
 from services.common.errors import Conflict
 from services.common.http.problem import PROBLEM_MEDIA_TYPE
 from services.common.telemetry.request_telemetry import RequestTelemetry
-from services.common.web.app_factory import MAX_JSON_BODY_BYTES, create_fastapi_app
+from services.common.web.app_factory import create_fastapi_app
 from services.common.web.middleware import RequestMiddleware
+from services.common.web.routers import MAX_JSON_BODY_BYTES
 
 pytestmark = pytest.mark.anyio
 
