@@ -185,16 +185,17 @@ class RedisBroker:
         ready = self._hub.ready_clients()
         if known_epoch and clock - self._last_contact_at > NODE_TTL_SECONDS:
             self._note_incomplete_records()
-        loss = ""
-        if known_epoch and known_epoch != self.epoch:
-            loss = "Redis has lost its data"
-        elif known_epoch and clock - self._last_contact_at > RESUME_WINDOW_SECONDS:
+        loss, first_offset = "", self._processed_offset
+        if known_epoch and clock - self._last_contact_at > RESUME_WINDOW_SECONDS:
             # By Redis's clock, which expires histories, and since the last confirmed contact: a replica that was frozen has noticed
             # no loss.
-            loss = "Redis was unreachable for longer than the history is kept"
+            loss, first_offset = "Redis was unreachable for longer than the history is kept", offset
+        if known_epoch and known_epoch != self.epoch:
+            # The histories of the new epoch begin with it. They are whole, unless the contact was lost for long.
+            loss, first_offset = "Redis has lost its data", offset if loss else 0
         try:
             if loss:
-                self._reset_positions(ready, offset)
+                self._reset_positions(ready, first_offset)
             try:
                 await self._presence.refresh(ready)
             except WritesRefused as error:
@@ -202,15 +203,17 @@ class RedisBroker:
                 if not known_epoch or loss:
                     raise
                 self._note_refusal(error.detail)
-            if known_epoch and not loss:
-                await self._recover_clients(ready, offset)
         except ServiceUnavailable:
             self.epoch = known_epoch
             raise
         # Only now can events be pushed to the clients again, so only now are they told to read their state.
         for client in ready if loss else ():
-            self.send_resync(client, loss)
-        self._processed_offset = offset if loss else max(offset, self._processed_offset)
+            self.send_resync(client, loss, first_offset)
+        # If the recovery fails, the next subscription goes on with it: the clients know of the loss.
+        self._processed_offset = first_offset
+        if known_epoch:
+            await self._recover_clients(ready, offset)
+        self._processed_offset = max(offset, self._processed_offset)
         self._last_contact_at = clock
 
     def _reset_positions(self, clients: Sequence[SocketClient], offset: int) -> None:
@@ -251,9 +254,9 @@ class RedisBroker:
         except ValueError as error:
             return self._build_gap(entry.offset, error)
 
-    def send_resync(self, client: SocketClient, reason: str) -> None:
-        """Send `socket.resync`: events up to the reconnection to Redis may have been missed."""
-        client.record_gap(f"{self.epoch}-{self._reconnect_offset}")
+    def send_resync(self, client: SocketClient, reason: str, end_offset: int | None = None) -> None:
+        """Send `socket.resync`: events up to `end_offset`, by default that of the reconnection to Redis, may have been missed."""
+        client.record_gap(f"{self.epoch}-{self._reconnect_offset if end_offset is None else end_offset}")
         client.sink.write(self._encode_resync(reason, client.position))
 
     def send_expiring(self, client: SocketClient, expires: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -336,6 +336,55 @@ async def test_replica_with_a_stale_subscription_resyncs(replica: InProcessRepli
     await eventually_async(lambda: now(paper.frames))
     assert b"socket.resync" in paper.frames[0]
     assert peer.confirmed_position == f"{GAP_PREFIX}{replica.delivery.epoch}-1", "until it has answered a ping"
+
+
+async def lose_data_and_push(replica: InProcessReplica) -> None:
+    """Empty Redis, and push two events before the replica can have read that there is a new epoch."""
+    before = replica.delivery.epoch
+    await replica.push.redis.execute("FLUSHALL")
+    await asyncio.gather(replica.push.broadcast("t", 2), replica.push.publish("news", "t", 3))
+    await eventually_async(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
+
+
+async def test_events_of_an_emptied_redis_follow_the_resync(replica: InProcessReplica) -> None:
+    """The old events that were on their way are lost; the histories of the new epoch are whole."""
+    peer, paper = await replica.add_client(new_sid())
+    await replica.delivery.subscribe_topic("news")
+    replica.hub.subscribe(peer, "news", 0)
+    await replica.push.broadcast("t", 1)
+    await eventually_async(lambda: now(paper.frames))
+    await lose_data_and_push(replica)
+    await replica.push.broadcast("t", 4)
+    await eventually_async(lambda: now(len(paper.frames) == 5))
+    assert [b"socket.resync" in frame for frame in paper.frames] == [False, True, False, False, False]
+    assert sorted(event_data(paper)[2:4]) == [b"2", b"3"]
+    assert event_data(paper)[4] == b"4"
+    epoch = replica.delivery.epoch
+    assert f'"{epoch}-0"'.encode() in paper.frames[1], "a client that resumes from there misses none of them"
+    assert peer.confirmed_position == f"{GAP_PREFIX}{epoch}-0"
+
+
+async def test_recovery_after_a_loss_goes_on_where_it_failed(
+    replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients are told of the loss once, and get each event once."""
+    _, paper = await replica.add_client(new_sid())
+    read_pages, failures = replica.delivery._history.read_pages, []
+
+    async def fail_behind_the_first_page(epoch: str, queries: Sequence[HistoryQuery]) -> AsyncIterator[HistoryPage]:
+        async for page in read_pages(epoch, queries):
+            yield page
+            if not failures:
+                failures.append(page)
+                raise ServiceUnavailable("Redis is unavailable")
+
+    monkeypatch.setattr(replica.delivery._history, "read_pages", fail_behind_the_first_page)
+    await lose_data_and_push(replica)
+    await replica.push.broadcast("t", 4)
+    await eventually_async(lambda: now(b"4" in event_data(paper)))
+    assert failures
+    assert [b"socket.resync" in frame for frame in paper.frames] == [True, False, False]
+    assert event_data(paper)[1:] == [b"2", b"4"]
 
 
 async def read_history(replica: InProcessReplica, *queries: HistoryQuery) -> list[HistoryPage]:
