@@ -100,6 +100,17 @@ def settled_memory(service: ServiceProcess) -> int:
     return least
 
 
+def wait_for_return(service: ServiceProcess, limit: float) -> None:
+    """Wait until the memory is back to this many bytes; the failure states what it is."""
+
+    def is_back() -> bool:
+        memory = anonymous_memory(service.pid)
+        assert memory <= limit, f"{memory / MIB:.1f} MiB, wanted at most {limit / MIB:.1f}"
+        return True
+
+    eventually(is_back, 60, "the memory is returned")
+
+
 def warm_up(service: ServiceProcess) -> int:
     """Use the process with WARM_UP_CONNECTIONS at once; return the memory at rest."""
     with contextlib.ExitStack() as connections:
@@ -135,7 +146,7 @@ def test_gateway_holds_its_limit_with_stopped_readers_and_returns_the_memory(
                 still_since, before = time.monotonic(), peak[0]
     print(f"gateway: rest {rest / MIB:.0f} MiB, {STOPPED_READERS} stopped readers {peak[0] / MIB:.0f} MiB")
     assert peak[0] < 0.9 * memory_limit("gateway")
-    eventually(lambda: anonymous_memory(gateway.pid) <= 1.3 * rest, 60, "the memory is returned")
+    wait_for_return(gateway, 1.3 * rest)
 
 
 @pytest.mark.timeout(300)
@@ -171,7 +182,7 @@ def test_stream_holds_its_limit_while_its_cache_overflows_and_returns_the_memory
     print(f"stream: rest {rest / MIB:.0f}, peak {peak[0] / MIB:.0f}, cached {cached / MIB:.0f} MiB")
     assert cached > 200 * MIB
     assert peak[0] < 0.9 * memory_limit("stream")
-    eventually(lambda: anonymous_memory(stream.pid) <= 1.3 * rest + cached, 60, "the memory is returned")
+    wait_for_return(stream, 1.3 * rest + cached)
 
 
 @pytest.mark.timeout(300)
@@ -205,7 +216,7 @@ def test_upload_holds_its_limit_while_mongodb_stands_still_and_returns_the_memor
     print(f"upload: rest {rest / MIB:.0f} MiB, {UPLOADS} uploads {peak[0] / MIB:.0f} MiB, {Counter(statuses)}")
     assert set(statuses) <= {201, 503}
     assert peak[0] < 0.9 * memory_limit("upload")
-    eventually(lambda: anonymous_memory(upload.pid) <= 1.3 * rest, 60, "the memory is returned")
+    wait_for_return(upload, 1.3 * rest)
     print(f"upload: after {anonymous_memory(upload.pid) / MIB:.0f} MiB")
 
 
@@ -253,7 +264,7 @@ def test_live_holds_its_limit_while_mongodb_stands_still_and_returns_the_memory(
     print(f"live: rest {rest / MIB:.0f} MiB, {PUBLISHERS} publishers {peak[0] / MIB:.0f} MiB, {Counter(statuses)}")
     assert set(statuses) <= {204, 503}
     assert peak[0] < 0.9 * memory_limit("live")
-    eventually(lambda: anonymous_memory(live.pid) <= 1.3 * rest, 60, "the memory is returned")
+    wait_for_return(live, 1.3 * rest)
 
 
 @pytest.mark.anyio
@@ -279,4 +290,4 @@ async def test_socket_holds_its_limit_with_stalled_readers_and_returns_the_memor
     print(f"socket: rest {rest / MIB:.0f} MiB, {STALLED_SOCKETS} stalled readers {peak[0] / MIB:.0f} MiB")
     assert peak[0] > rest + STALLED_SOCKETS * MIB / 2, "the queues were filled"
     assert peak[0] < 0.9 * memory_limit("socket")
-    eventually(lambda: anonymous_memory(sockets.pid) <= 1.3 * rest, 60, "the memory is returned")
+    wait_for_return(sockets, 1.3 * rest)
