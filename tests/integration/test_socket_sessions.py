@@ -369,7 +369,8 @@ async def test_recovery_after_a_loss_goes_on_where_it_failed(
 ) -> None:
     """Clients are told of the loss once, and get each event once."""
     _, paper = await replica.add_client(new_sid())
-    read_pages, failures = replica.delivery._history.read_pages, []
+    read_pages = replica.delivery._history.read_pages
+    failures: list[HistoryPage] = []
 
     async def fail_behind_the_first_page(epoch: str, queries: Sequence[HistoryQuery]) -> AsyncIterator[HistoryPage]:
         async for page in read_pages(epoch, queries):
