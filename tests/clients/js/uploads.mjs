@@ -4,7 +4,7 @@
 // page. A line on stdin is one of {"add": PATH, "folder": FOLDER, "filename": NAME}, {"pause": NAME}, {"resume": NAME},
 // {"cancel": NAME}, {"unfinished": true}; a line on stdout is one of {"upload": SNAPSHOT, "error": TEXT}, {"unfinished": [...]},
 // {"event": EVENT}.
-import { existsSync, openAsBlob, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, openAsBlob, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { createInterface } from "node:readline";
 import { Gridcast } from "@gridcast/client";
@@ -13,7 +13,11 @@ import { WebSocket } from "ws";
 const [url, file, options] = process.argv.slice(2);
 const say = (what) => console.log(JSON.stringify(what));
 const entries = new Map(existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : []);
-const save = () => writeFileSync(file, JSON.stringify([...entries]));
+// A test kills this process at any moment; localStorage keeps each entry as a whole.
+const save = () => {
+  writeFileSync(`${file}.new`, JSON.stringify([...entries]));
+  renameSync(`${file}.new`, file);
+};
 const storage = {
   getItem: (key) => entries.get(key) ?? null,
   setItem: (key, value) => (entries.set(key, value), save()),
