@@ -209,7 +209,7 @@ class RedisBroker:
         # Only now can events be pushed to the clients again, so only now are they told to read their state.
         for client in ready if loss else ():
             self.send_resync(client, loss, first_offset)
-        # If the recovery fails, the next subscription goes on with it: the clients know of the loss.
+        # If the recovery fails, the next subscription goes on with it: the clients have been told of the loss.
         self._processed_offset = first_offset
         if known_epoch:
             await self._recover_clients(ready, offset)
