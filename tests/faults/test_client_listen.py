@@ -81,7 +81,7 @@ def test_no_event_is_lost_without_a_gap(rounds: int, own_stack: Stack, tmp_path:
                 os.kill(own_stack.pids[victim], signal.SIGKILL)
                 eventually(lambda before=before: len(own_stack.restart_lines) > before, 30, f"{victim} is back")  # type: ignore[misc]
                 eventually(lambda seen=seen: len(pusher.accepted) > seen + 20, 60, f"pushes go on after {victim}")  # type: ignore[misc]
-                # Events pushed to an empty Redis before the replica has resubscribed are in the gap; later ones must arrive.
+                # What a killed Redis had stored and no replica had received is in the gap; later events must arrive.
                 accepted = pusher.accepted[-1]
                 eventually(lambda accepted=accepted: last_heard(output) >= accepted, 40, f"events come after {victim}")  # type: ignore[misc]
             if number + 1 < rounds:

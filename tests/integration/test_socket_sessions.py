@@ -364,6 +364,21 @@ async def test_events_of_an_emptied_redis_follow_the_resync(replica: InProcessRe
     assert peer.confirmed_position == f"{GAP_PREFIX}{epoch}-0"
 
 
+async def test_a_new_epoch_is_not_read_after_a_long_absence(replica: InProcessReplica) -> None:
+    """Its histories may have expired in part: clients get later events only."""
+    _, paper = await replica.add_client(new_sid())
+    before = replica.delivery.epoch
+    async with replica.delivery._heartbeat_lock:  # the event comes before the replica has seen the new epoch
+        await replica.push.redis.execute("FLUSHALL")
+        replica.delivery._last_contact_at -= RESUME_WINDOW_SECONDS + 5
+        await replica.push.broadcast("t", 2)
+    await eventually_async(lambda: now(replica.delivery.live and replica.delivery.epoch != before))
+    await replica.push.broadcast("t", 3)
+    await eventually_async(lambda: now(len(paper.frames) == 2))
+    assert b"socket.resync" in paper.frames[0]
+    assert event_data(paper)[1] == b"3"
+
+
 async def test_recovery_after_a_loss_goes_on_where_it_failed(
     replica: InProcessReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
