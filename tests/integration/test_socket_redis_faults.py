@@ -173,6 +173,30 @@ async def test_missed_events_beyond_the_history_are_a_gap(two_replicas: SocketRe
     await busy.close()
 
 
+@pytest.mark.parametrize("count", [1, 200, 1500])
+async def test_events_of_a_restarted_redis_reach_a_replica_that_was_paused(
+    two_replicas: SocketReplicas, count: int
+) -> None:
+    """Behind one resync for the loss. What is more than the history keeps is a second gap."""
+    client = await WebSocketClient.connect(two_replicas[0], topics="a")
+    two_replicas[0].child.send_signal(signal.SIGSTOP)
+    two_replicas.redis.kill()
+    two_replicas.redis.start()
+    async with EventPublisher.from_url(two_replicas.redis.url, "/x") as other:
+        for number in range(count):
+            await other.publish("a", "t", number)
+    two_replicas[0].child.send_signal(signal.SIGCONT)
+    while not client.events or client.events[-1]["data"] != count - 1:
+        await client.receive_event()
+    types = [event["type"] for event in client.events]
+    numbers = [event["data"] for event in client.events if event["type"] == "t"]
+    assert types[0] == "socket.resync"
+    assert types.count("socket.resync") == (1 if count <= 256 else 2)
+    assert numbers == list(range(count))[-len(numbers) :]
+    assert len(numbers) >= min(count, 256)
+    await client.close()
+
+
 async def test_subscriber_over_its_output_buffer_recovers(two_replicas: SocketReplicas) -> None:
     """Redis ends a subscription with 32 MB of unread output (the default), then more events pass than a history holds.
 
